@@ -1,0 +1,46 @@
+# `make compare` and `make test` each work alone on a machine that has only Python 3.11 or newer, with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: compare test lint format matrix overhead clean
+
+compare: $(VENV)/.installed
+	@$(BIN)/gradlab compare
+
+test: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# The suite on each of Python 3.11, 3.12 and 3.13 that this machine has, each with its own minor version of JAX.
+matrix:
+	@bash scripts/matrix.sh
+
+overhead: $(VENV)/.installed
+	@$(BIN)/python scripts/bench_overhead.py
+
+# One stamp for each set of packages: a second call finds it and installs nothing.
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing gradlab into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-* out dist .pytest_cache .mypy_cache .ruff_cache

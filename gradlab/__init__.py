@@ -1,0 +1,71 @@
+"""gradlab: take, check, compare, show and descend the derivatives of plain JAX functions.
+
+The public names are loaded when they are first used, so `import gradlab` costs what `import jax` costs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "operators": (
+        "derivative",
+        "directional_derivative",
+        "gradient",
+        "hessian",
+        "hvp",
+        "jacobian",
+        "laplacian",
+        "modes",
+        "pullback",
+        "pushforward",
+        "steepest_direction",
+        "taylor",
+        "value_and_gradient",
+    ),
+    "comparison": ("Comparison", "Row", "compare"),
+    "errors": ("GradlabError",),
+}
+_MODULES = ("errors", "losses", "models", "plots", "problems")
+_OWNER = {name: module for module, names in _HOME.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = tuple(sorted(_OWNER) + list(_MODULES))  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from gradlab import errors as errors
+    from gradlab import losses as losses
+    from gradlab import models as models
+    from gradlab import plots as plots
+    from gradlab import problems as problems
+    from gradlab.comparison import Comparison, Row, compare
+    from gradlab.errors import GradlabError
+    from gradlab.operators import (
+        derivative,
+        directional_derivative,
+        gradient,
+        hessian,
+        hvp,
+        jacobian,
+        laplacian,
+        modes,
+        pullback,
+        pushforward,
+        steepest_direction,
+        taylor,
+        value_and_gradient,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OWNER:
+        value = getattr(import_module(f"gradlab.{_OWNER[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"gradlab.{name}")
+    else:
+        raise AttributeError(f"module 'gradlab' has no attribute {name!r}; public names are {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

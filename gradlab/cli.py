@@ -1,0 +1,183 @@
+"""The `gradlab` command: compare, problems, info."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gradlab import problems, report
+from gradlab.comparison import Comparison, compare
+from gradlab.errors import GradlabError, MissingExtraError, TargetError
+from gradlab.targets import quantity, resolve
+from gradlab.types import Fn, Quantity
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A gradient lab for JAX."
+)
+
+# Seconds of timing for each comparison of the whole table; one alone takes compare's own default.
+TABLE_BUDGET = 0.1
+
+Task = tuple[str, Fn, tuple[Any, ...], Quantity]
+
+
+@app.command("compare")
+def compare_command(
+    target: Annotated[
+        str | None, typer.Argument(help="A problem's name, or package.module:function. Without it, every problem.")
+    ] = None,
+    args: Annotated[str | None, typer.Option(help="package.module:name of the arguments.")] = None,
+    of: Annotated[str | None, typer.Option(help="gradient, jacobian, hessian, hvp or laplacian.")] = None,
+    modes: Annotated[str | None, typer.Option(help="Modes to compare, separated by commas.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the results to this JSON file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw time against memory to this .png, .svg or .pdf.")] = None,
+) -> None:
+    """Time every mode of a derivative, check each against float64, and say which is the fastest right one."""
+    chosen = None if modes is None else tuple(m.strip() for m in modes.split(",") if m.strip())
+    wanted = quantity(of)
+    _require_writable(json, html, plot)
+    if chosen is not None and target is None and wanted is None:
+        raise TargetError("--modes without TARGET needs --of: modes have different names for each derivative.")
+    # A pipe has no width of its own; the table has a least one below which it would be cut.
+    console = Console(width=max(Console().width, 118))
+    done = []
+    tasks, missing = _whole_table(wanted) if target is None else ([_single(target, args, wanted)], [])
+    with _progress(len(tasks)) as advance:
+        for name, f, inputs, kind in tasks:
+            advance(f"{kind} of {name}")
+            result = compare(f, *inputs, of=kind, modes=chosen, budget=TABLE_BUDGET if target is None else None)
+            done.append(_named(result, name))
+            console.print(report.table(done[-1]))
+    for line in [*missing, *(report.summary(done) if target is None else [])]:
+        console.print(line, highlight=False)
+    _write(done, json, html, plot)
+
+
+def _single(target: str, args: str | None, wanted: Quantity | None) -> Task:
+    f, inputs, main = resolve(target, args)
+    return target, f, inputs, wanted or main
+
+
+def _whole_table(wanted: Quantity | None) -> tuple[list[Task], list[str]]:
+    """Each problem with its main derivative, and lines on those whose data are not installed."""
+    tasks: list[Task] = []
+    missing = []
+    for problem in problems.TABLE:
+        if wanted is not None and wanted not in problem.of:
+            continue
+        try:
+            f, inputs = problem.build()
+        except MissingExtraError as error:
+            missing.append(f"{problem.name}: left out. {error}")
+            continue
+        tasks.append((problem.name, f, inputs, wanted or problem.of[0]))
+    return tasks, missing
+
+
+def _named(result: Comparison, name: str) -> Comparison:
+    return Comparison(**{**vars(result), "name": name})
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A bar on stderr, where that is a terminal and there is more than one thing to wait for."""
+    if total < 2 or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda text: bar.update(task, advance=1, description=text)
+
+
+def _require_writable(json: Path | None, html: Path | None, plot: Path | None) -> None:
+    """Find a wrong path before anything is computed, not after."""
+    for option, path in (("--json", json), ("--html", html), ("--plot", plot)):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise TargetError(f"{option} {path}: the folder {path.parent} does not exist. Make it first.")
+        if path.is_dir():
+            raise TargetError(f"{option} {path} is a folder; expected a file.")
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise TargetError(f"--plot {plot} must end in .png, .svg or .pdf.")
+
+
+def _write(done: Sequence[Comparison], json: Path | None, html: Path | None, plot: Path | None) -> None:
+    if json is not None:
+        content = {"comparisons": [one.to_dict() for one in done], "summary": report.summary(done), "info": facts()}
+        report.write_atomically(json, report.to_json(content))
+    if html is not None:
+        report.write_atomically(html, report.page("gradlab compare", done))
+    if plot is not None:
+        from gradlab import plots
+
+        report.write_atomically(plot, plots.image(plots.sheet(done), plot.suffix[1:]))
+
+
+@app.command("problems")
+def problems_command() -> None:
+    """List the functions that comparisons, tests and benchmarks draw from."""
+    table = Table("name", "derivatives", "size", "description", header_style="dim")
+    for problem in problems.TABLE:
+        table.add_row(problem.name, ", ".join(problem.of), str(problem.size), problem.description)
+    Console().print(table)
+
+
+@app.command("info")
+def info_command() -> None:
+    """Versions, devices and precision: what to put into a report."""
+    for name, value in facts().items():
+        Console().print(f"{name:12} {value}", highlight=False)
+
+
+def facts() -> dict[str, str]:
+    """What the numbers depend on, by name: versions, devices, precision.
+
+    >>> sorted(facts())[:3]
+    ['devices', 'extras', 'gradlab']
+    """
+    devices = ", ".join(f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices())
+    extras = ("asdex", "folx", "matfree", "scikit-learn", "sympy", "orbax-checkpoint")
+    found = [f"{name} {_version(name)}" for name in extras if _version(name)]
+    return {
+        "gradlab": _version("gradlab-jax") or "not installed",
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+        "jaxlib": _version("jaxlib"),
+        "optax": _version("optax"),
+        "extras": ", ".join(found) or "none",
+        "devices": devices,
+        "precision": f"{jnp.result_type(float)} by default, matrix products {_matmul_precision()}",
+    }
+
+
+def _matmul_precision() -> str:
+    return getattr(jax.config, "jax_default_matmul_precision", None) or "as the platform does them"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; gradlab's own errors are one line on stderr and exit code 2."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except GradlabError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}: ", end="")
+        Console(stderr=True, markup=False, highlight=False).print(str(error))
+        sys.exit(2)

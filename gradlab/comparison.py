@@ -1,0 +1,307 @@
+"""What each mode costs here, and which is the fastest right one."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab import inputs, operators, reference, trees
+from gradlab.errors import GradlabError, OptionError, UnsupportedModeError
+from gradlab.timing import Program, compiled, interleaved
+from gradlab.types import MODES, Fn, PyTree, Quantity
+
+Status = Literal["ok", "wrong", "unsupported", "unavailable", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode: what it cost and whether it was right.
+
+    Attributes:
+        mode: its name.
+        status: `ok`, `wrong` (disagrees with the reference), `unsupported` (no rule), `unavailable` (an extra is
+            missing), `skipped` (over memory_limit or budget) or `failed`.
+        seconds: run time of one call, the median; spread: interquartile range over the median.
+        compile_seconds: time to trace and compile.
+        flops, bytes: what the compiler counts; peak_bytes: arguments, results and temporaries.
+        relative_cost: run time over that of f.
+        error: largest difference from the float64 reference, over the reference's largest entry.
+        reason: why it did not run, or what else to know.
+
+    Whatever was not measured is None.
+    """
+
+    mode: str
+    status: Status
+    seconds: float | None = None
+    spread: float | None = None
+    compile_seconds: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    peak_bytes: int | None = None
+    relative_cost: float | None = None
+    error: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of one comparison, fastest right mode first; made by `compare`."""
+
+    of: Quantity
+    name: str
+    rows: tuple[Row, ...]
+    auto: str | None
+    value_seconds: float
+    device: str
+    functions: dict[str, Callable[..., PyTree]] = field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest row that is right; None where no mode is."""
+        right = [row for row in self.rows if row.status == "ok" and row.seconds is not None]
+        return min(right, key=lambda row: cast(float, row.seconds), default=None)
+
+    @property
+    def function(self) -> Callable[..., PyTree]:
+        """The compiled derivative of the best row, for arguments of the shapes and dtypes compared.
+
+        Raises:
+            UnsupportedModeError: no mode is right.
+        """
+        if self.best is None:
+            raise UnsupportedModeError(f"No mode of {self.of} is right for {self.name}; the table says why:\n{self}")
+        return self.functions[self.best.mode]
+
+    @property
+    def regret(self) -> float | None:
+        """The time of the mode that `auto` picks over the best one's: 1 is a perfect choice."""
+        return self.ratio(self.auto)
+
+    def ratio(self, mode: str | None) -> float | None:
+        """The time of a mode over the best one's; None where either was not measured, or the mode is wrong."""
+        row = next((row for row in self.rows if row.mode == mode and row.status == "ok"), None)
+        if row is None or row.seconds is None or self.best is None:
+            return None
+        return row.seconds / cast(float, self.best.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything measured, as JSON scalars, lists and dicts."""
+        return {
+            "of": self.of,
+            "name": self.name,
+            "device": self.device,
+            "value_seconds": self.value_seconds,
+            "best": None if self.best is None else self.best.mode,
+            "auto": self.auto,
+            "regret": self.regret,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def to_html(self) -> str:
+        """One self-contained page: the table and the picture; it loads nothing from anywhere."""
+        from gradlab import report
+
+        return report.page(f"{self.of} of {self.name}", [self])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Time against peak memory, one point a mode; returns the matplotlib axes."""
+        from gradlab import plots
+
+        return plots.comparison(self, ax)
+
+    def _repr_html_(self) -> str:
+        from gradlab import report
+
+        return report.html_table(self)
+
+    def __str__(self) -> str:
+        from gradlab import report
+
+        return report.text(self)
+
+
+def compare(
+    f: Fn,
+    *args: PyTree,
+    of: Quantity = "jacobian",
+    modes: tuple[str, ...] | list[str] | None = None,
+    repeats: int | None = None,
+    budget: float | None = None,
+    memory_limit: int | None = None,
+) -> Comparison:
+    """Compile and time every mode of a derivative of f, and check each against a float64 reference.
+
+    Compiling and running are timed apart; runs are interleaved and waited for. A mode that is wrong is never the best,
+    however fast.
+
+    Args:
+        f: a function of pytrees, differentiated by its first argument.
+        args: its arguments; numbers and arrays. For `of="hvp"` the direction is a fixed random one.
+        of: `"gradient"`, `"jacobian"`, `"hessian"`, `"hvp"` or `"laplacian"`.
+        modes: the modes to compare; all but `auto` where None.
+        repeats: rounds of timing; as many as fit into the budget where None (5 at least, 200 at most).
+        budget: seconds of timing for all modes together, 1 where None. A mode whose first run alone is over it is
+            skipped.
+        memory_limit: bytes; a mode whose compiled program needs more is skipped.
+
+    Returns:
+        The comparison; print it, `plot()` it, or call `.function(*args)`, the fastest right derivative.
+
+    Raises:
+        UnknownModeError: of or modes hold an unknown name.
+        OptionError: repeats, budget or memory_limit out of range.
+        NotScalarError, NotDifferentiableError, EmptyInputError: f and args have no such derivative.
+
+    Source: equation 7.4.
+
+    >>> result = compare(lambda t: t * jnp.ones(100), 2.0, repeats=3)
+    >>> sorted(row.status for row in result.rows), result.auto, result.function(2.0).shape
+    (['ok', 'ok'], 'forward', (100,))
+    """
+    asked = _asked(f, of, modes, repeats, budget, memory_limit)
+    args = jax.tree.map(jnp.asarray, args)
+    _require_fit(f, args, of)
+    if of == "hvp":
+        args = (args[0], trees.random_like(jax.random.key(0), args[0]), *args[1:])
+    value = compiled(_value(f, of), *args)
+    tried = {mode: _try(_derivative(f, of, mode), args, mode, memory_limit) for mode in asked}
+    programs = {mode: one for mode, one in tried.items() if isinstance(one, Program)}
+    rows = {mode: one for mode, one in tried.items() if isinstance(one, Row)}
+    programs, over = _within_budget(programs, args, budget or 1.0)
+    verdicts = reference.judge(f, args, of, {m: p(*args) for m, p in programs.items()}, _derivative)
+    samples = interleaved(
+        [partial(p, *args) for p in (value, *programs.values())], budget=budget or 1.0, repeats=repeats
+    )
+    for (mode, program), sample in zip(programs.items(), samples[1:], strict=True):
+        error, right, note = verdicts[mode]
+        rows[mode] = Row(
+            mode,
+            "ok" if right else "wrong",
+            sample.seconds,
+            sample.spread,
+            program.compile_seconds,
+            program.flops,
+            program.bytes,
+            program.peak_bytes,
+            sample.seconds / samples[0].seconds,
+            error,
+            note,
+        )
+    rows |= over
+    ordered = sorted(rows.values(), key=lambda r: (get_args(Status).index(r.status), r.seconds or np.inf))
+    name = getattr(f, "__name__", type(f).__name__)
+    auto = picked(f, args, of)
+    return Comparison(of, name, tuple(ordered), auto, samples[0].seconds, _device(), dict(programs))
+
+
+def _asked(f: Fn, of: str, modes: Any, repeats: Any, budget: Any, memory_limit: Any) -> tuple[str, ...]:
+    inputs.require_function(f, "compare")
+    asked = operators.modes(cast(Quantity, of))
+    if modes is not None:
+        asked = (modes,) if isinstance(modes, str) else tuple(modes)
+        for mode in asked:
+            inputs.require_mode(mode, of)
+        if not asked:
+            raise OptionError("modes is empty; name at least one mode, or leave it out for all of them.")
+    inputs.require_count(repeats, "repeats", none=True)
+    inputs.require_count(memory_limit, "memory_limit", none=True)
+    if budget is not None and not (isinstance(budget, (int, float)) and budget > 0):
+        raise OptionError(f"budget must be a positive number of seconds or None, but got {budget!r}.")
+    return tuple(dict.fromkeys(m for m in asked if m != "auto")) or tuple(m for m in MODES[of] if m != "auto")
+
+
+def _require_fit(f: Fn, args: tuple, of: str) -> None:
+    g, x = inputs.focus(f, 0, args, {})
+    if of == "jacobian":
+        inputs.output_shape(g, x)
+    elif of == "hessian":
+        inputs.require_real(x, inputs.output_shape(g, x), of)
+    else:
+        y = inputs.require_scalar(g, x, of)
+        if of != "gradient":
+            inputs.require_real(x, y, of)
+
+
+def _value(f: Fn, of: str) -> Fn:
+    return (lambda x, v, *rest: f(x, *rest)) if of == "hvp" else f
+
+
+def _derivative(f: Fn, of: str, mode: str) -> Fn:
+    """The derivative as a function of all arguments of the comparison; for hvp the second one is the direction."""
+    match of:
+        case "gradient" | "jacobian" | "hessian":
+            return getattr(operators, of)(f, mode=mode)
+        case "laplacian":
+            return lambda x, *rest: operators.laplacian(lambda x: f(x, *rest), mode=cast(Any, mode))(x)
+        case "hvp":
+            return lambda x, v, *rest: operators.hvp(lambda x: f(x, *rest), mode=cast(Any, mode))(x, v)
+        case _:
+            raise AssertionError(of)
+
+
+def picked(f: Fn, args: tuple, of: Quantity) -> str | None:
+    """The mode that `auto` takes for f at these arguments, found by tracing; None where no mode can run."""
+    from gradlab.modes import hessian, hvp, jacobian, laplacian, support
+    from gradlab.modes.gradient import ALL, of_scalar
+
+    x, rest = args[0], args[2:] if of == "hvp" else args[1:]
+    g = lambda x: f(x, *rest)
+    try:
+        match of:
+            case "gradient":
+                return support.first_supported([(mode, of_scalar(g, mode)) for mode in ALL], x, of)
+            case "jacobian":
+                return jacobian.choose(g, x)
+            case "hessian":
+                return hessian.choose(g, x)
+            case "hvp":
+                return hvp.choose(g, x, args[1])
+            case "laplacian":
+                return laplacian.choose(g, x)
+    except UnsupportedModeError:
+        return None
+
+
+def _try(derivative: Fn, args: tuple, mode: str, memory_limit: int | None) -> Program | Row:
+    """The compiled program, or the row that says why there is none."""
+    try:
+        program = compiled(derivative, *args)
+    except UnsupportedModeError as error:
+        return Row(mode, "unsupported", reason=str(error))
+    except ImportError as error:
+        return Row(mode, "unavailable", reason=str(error))
+    except GradlabError as error:
+        return Row(mode, "unsupported", reason=str(error))
+    except Exception as error:  # whatever one mode does must not take the others' rows away
+        return Row(mode, "failed", reason=f"{type(error).__name__}: {str(error)[:300]}")
+    if memory_limit is not None and program.peak_bytes is not None and program.peak_bytes > memory_limit:
+        reason = f"needs {program.peak_bytes:,} bytes, over memory_limit={memory_limit:,}"
+        return Row(mode, "skipped", peak_bytes=program.peak_bytes, reason=reason)
+    return program
+
+
+def _within_budget(programs: dict[str, Program], args: tuple, budget: float) -> tuple[dict, dict[str, Row]]:
+    """Leave out the modes whose first run alone is over the budget, or fails."""
+    kept, left = {}, {}
+    for mode, program in programs.items():
+        try:
+            sample = interleaved([partial(program, *args)], repeats=1)[0]
+        except jax.errors.JaxRuntimeError as error:
+            left[mode] = Row(mode, "failed", reason=f"{type(error).__name__}: {str(error)[:300]}")
+            continue
+        if sample.seconds > budget:
+            reason = f"one call takes {sample.seconds:.2g} s, over budget={budget:g}"
+            left[mode] = Row(mode, "skipped", compile_seconds=program.compile_seconds, reason=reason)
+        else:
+            kept[mode] = program
+    return kept, left
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}, {jax.device_count()} device(s), jax {jax.__version__}"

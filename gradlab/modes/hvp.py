@@ -1,0 +1,48 @@
+"""Hessian–vector products H v, without H.
+
+Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994); Dagréou et al., How to
+compute Hessian-vector products? (ICLR blogposts, 2024).
+"""
+
+from typing import Any, assert_never
+
+import jax
+
+from gradlab import trees
+from gradlab.modes import hessian
+from gradlab.modes.jacobian import Unary
+from gradlab.modes.support import explained, first_supported
+from gradlab.types import HvpMode, PyTree
+
+
+def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
+    """H v at x in the given mode; v and the result have x's structure."""
+    if mode == "auto":
+        mode = choose(f, x, v)
+    others = lambda: [(name, along(f, v, name)) for name in hessian.PREFERENCE]
+    return explained(along(f, v, mode), x, mode, "hvp", others)
+
+
+def choose(f: Unary, x: PyTree, v: PyTree) -> HvpMode:
+    """The first mixture, in the order of `hessian.PREFERENCE`, that can run."""
+    return first_supported([(mode, along(f, v, mode)) for mode in hessian.PREFERENCE], x, "hvp")
+
+
+def along(f: Unary, v: PyTree, mode: HvpMode) -> Unary:
+    """`x ↦ H v` for a fixed v.
+
+    All but `forward_over_forward` cost a small multiple of f; that one takes n passes, and needs no reverse rule.
+    """
+    match mode:
+        case "forward_over_reverse":
+            return lambda x: jax.jvp(jax.grad(f), (x,), (v,))[1]
+        case "reverse_over_forward":
+            return jax.grad(lambda x: jax.jvp(f, (x,), (v,))[1])
+        case "reverse_over_reverse":
+            return jax.grad(lambda x: trees.vdot(jax.grad(f)(x), v))
+        case "forward_over_forward":
+            return jax.jacfwd(lambda x: jax.jvp(f, (x,), (v,))[1])
+        case "auto":
+            raise AssertionError("auto is resolved by choose")
+        case _:
+            assert_never(mode)

@@ -1,0 +1,94 @@
+"""Which differentiation rules a function has, found by tracing and never by running."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from gradlab.errors import UnsupportedModeError
+from gradlab.types import PyTree
+
+Mode = TypeVar("Mode", bound=str)
+
+
+def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
+    """Why `compute` cannot be traced at these arguments, in JAX's words, or None when it can.
+
+    A `while_loop` has no reverse mode and a `custom_vjp` no forward mode; JAX says so while tracing, so nothing runs
+    here. Call it only on functions whose undifferentiated part is known to trace: what is caught is then the rule's.
+
+    Args:
+        compute: a function that takes a derivative.
+        args: its arguments, or their shapes.
+
+    Returns:
+        The first sentence of the error, or None.
+
+    >>> loop = lambda x: jax.lax.while_loop(lambda c: c < 3.0, lambda c: c * x, x)
+    >>> obstacle(jax.grad(loop), 1.5)[:34], obstacle(jax.jacfwd(loop), 1.5)
+    ('Reverse-mode differentiation does ', None)
+    """
+    try:
+        jax.eval_shape(compute, *args)
+    except Exception as error:  # JAX's class for a missing rule differs by rule: TypeError, ValueError, KeyError, …
+        return first_sentence(error)
+    return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """The error's text up to its first full stop or line break; the class's name when it has no text."""
+    if isinstance(error, KeyError):
+        return f"there is no differentiation rule for the operator {error}"
+    text = str(error).strip().split("\n")[0]
+    return text.split(". ")[0].rstrip(".") if text else type(error).__name__
+
+
+def first_supported(candidates: Sequence[tuple[Mode, Callable[[PyTree], Any]]], x: PyTree, of: str) -> Mode:
+    """The first of the candidate modes that can run at x.
+
+    Args:
+        candidates: pairs of a mode and the function that computes it, the preferred one first.
+        x: the point, or its shapes.
+        of: the quantity, for the error.
+
+    Raises:
+        UnsupportedModeError: none of them can; the text has every reason.
+    """
+    reasons = []
+    for mode, compute in candidates:
+        reason = obstacle(compute, x)
+        if reason is None:
+            return mode
+        reasons.append(f"{mode}: {reason}.")
+    raise UnsupportedModeError(f"No mode of {of} can run for this function. " + " ".join(reasons))
+
+
+def explained(
+    compute: Callable[[PyTree], Any],
+    x: PyTree,
+    mode: str,
+    of: str,
+    others: Callable[[], Sequence[tuple[str, Callable[[PyTree], Any]]]],
+) -> Any:
+    """`compute(x)`; when the function lacks the rule that the mode needs, the error says so and names modes that run.
+
+    The check is made only after a failure, so a call that succeeds pays nothing for it.
+
+    Args:
+        compute: the derivative in this mode.
+        x: the point.
+        mode, of: their names, for the error.
+        others: makes the other modes, as for `first_supported`.
+
+    Raises:
+        UnsupportedModeError: the derivative cannot even be traced.
+    """
+    try:
+        return compute(x)
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+        reason = obstacle(compute, x)
+        if reason is None or isinstance(error, UnsupportedModeError):
+            raise
+        runs = [name for name, other in others() if name != mode and obstacle(other, x) is None]
+        advice = f"These modes can run here: {', '.join(runs)}." if runs else "No other mode can run here either."
+        raise UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {reason}. {advice}") from error

@@ -1,0 +1,158 @@
+"""Which of several computed derivatives is right: float64, and differences of values where the modes disagree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab import trees
+from gradlab.errors import GradlabError
+from gradlab.types import Fn, PyTree
+
+# A working precision keeps about half its digits through a derivative; a wrong rule is off by far more.
+WRONG_ABOVE_ROOT_EPS = 30.0
+
+Verdict = tuple[float | None, bool, str]
+Derivative = Callable[[Fn, str, str], Fn]
+
+
+def judge(f: Fn, args: tuple, of: str, results: dict[str, PyTree], derivative: Derivative) -> dict[str, Verdict]:
+    """The error of each result relative to float64, whether it is right, and what to know about it.
+
+    The reference is the derivative in float64, in the first of the modes that ran. Where differences of f's values
+    refute it, or a result disagrees with it, every mode's float64 result is held against the differences, and the
+    closest becomes the reference.
+
+    Args:
+        f, args, of: what was differentiated.
+        results: a result for each mode.
+        derivative: makes the derivative of f in a mode.
+
+    Returns:
+        `(error, right, note)` for each mode; the error is a ratio to the reference's largest entry.
+    """
+    if not results:
+        return {}
+    limit = WRONG_ABOVE_ROOT_EPS * float(np.sqrt(_epsilon(args[0])))
+    numeric = _Numeric(f, args, of)
+    exact = {m: _in_float64(derivative(f, of, m), args) for m in list(results)[:1]}
+    base = next(iter(exact.values()))
+    base = base if base is not None else next(iter(results.values()))
+    if numeric.refutes(base) or any(not _difference(r, base) <= limit for r in results.values()):
+        exact |= {m: _in_float64(derivative(f, of, m), args) for m in results if m not in exact}
+        candidates = {m: e if e is not None else results[m] for m, e in exact.items()}
+        base = min(candidates.values(), key=numeric.gap)
+    refuted = numeric.refutes(base)
+    return {mode: _verdict(_difference(result, base), limit, refuted) for mode, result in results.items()}
+
+
+def _verdict(error: float, limit: float, refuted: bool) -> Verdict:
+    if refuted:
+        return error, False, "disagrees with differences of f's values"
+    if error <= limit:
+        return error, True, ""
+    return error, False, f"differs from the float64 reference by {error:.2g} of its largest entry"
+
+
+class _Numeric:
+    """Differences of f's values along one random direction, at two steps that say how far to trust each other."""
+
+    fine: Any
+    coarse: Any
+
+    def __init__(self, f: Fn, args: tuple, of: str):
+        self.of = of
+        self.v = args[1] if of == "hvp" else trees.random_like(jax.random.key(1), args[0])
+        rest = args[2:] if of == "hvp" else args[1:]
+        values = lambda x, v, *rest: [_differences(f, x, v, rest, of, scale) for scale in (1.0, 2.0)]
+        self.fine, self.coarse = _in_float64(values, (args[0], self.v, *rest)) or (None, None)
+
+    def gap(self, result: PyTree) -> float:
+        """How far a derivative is from the differences, over their largest entry."""
+        return 0.0 if self.fine is None else _difference(_contracted(result, self.v, self.of), self.fine)
+
+    def refutes(self, result: PyTree) -> bool:
+        """Whether the gap is beyond what rounding, truncation or a kink between the two steps could explain."""
+        return self.fine is not None and self.gap(result) > 1e-3 + 10 * _difference(self.coarse, self.fine)
+
+
+def _epsilon(x: PyTree) -> float:
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(x))
+
+
+def _in_float64(f: Fn, args: tuple) -> Any:
+    """f at the arguments in float64, as host arrays; None when f insists on its own precision."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(_widen, args)
+        try:
+            return jax.tree.map(np.asarray, jax.jit(f)(*wide))
+        except (TypeError, ValueError, GradlabError):
+            return None
+
+
+def _widen(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return leaf.astype(jnp.complex128)
+    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _difference(given: PyTree, exact: PyTree) -> float:
+    """The largest difference over the largest entry of the leaf; NaN where both have it counts as equal."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(exact), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        a = a.astype(np.promote_types(a.dtype, np.float64))
+        if not b.size:
+            continue
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.where(same, 0.0, np.abs(a - b))
+        size = np.max(np.abs(b[np.isfinite(b)]), initial=0.0)
+        ratio = float(np.max(gap)) / (size if size > 0 else 1.0)
+        worst = max(worst, float("inf") if np.isnan(ratio) else float(ratio))
+    return worst
+
+
+def _differences(f: Fn, x: PyTree, v: PyTree, rest: tuple, of: str, scale: float) -> PyTree:
+    """Central differences: J v for first derivatives, ⟨v, H v⟩ for second ones, the sum over axes for the Laplacian."""
+    eps = _epsilon(x)
+    along = lambda t, v: f(trees.axpy(t, v, x), *rest)
+    if of in ("gradient", "jacobian"):
+        h = scale * eps ** (1 / 3)
+        return jax.tree.map(lambda a, b: (a - b) / (2 * h), along(h, v), along(-h, v))
+    h = scale * eps ** (1 / 4)
+    second = lambda v: jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h**2, along(h, v), along(0.0, v), along(-h, v))
+    if of == "laplacian":
+        total = jax.vmap(second)(trees.basis(x, jnp.arange(trees.size(x))))
+        return jax.tree.map(lambda t: t.sum(0), total)
+    return second(v)
+
+
+def _contracted(result: PyTree, v: PyTree, of: str) -> PyTree:
+    """What `_differences` gives, from a derivative: J v, ⟨v, H v⟩, ⟨v, Hv⟩ or the Laplacian itself."""
+    if of == "laplacian":
+        return result
+    flat_v = np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(v)])
+    structure: Any = jax.tree.structure(v)
+    if of in ("gradient", "hvp"):
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(result)]) @ flat_v
+    rows = jax.tree.leaves(result)
+    k = structure.num_leaves
+    if of == "hessian":
+        blocks = np.block([[_matrix(rows[i * k + j], a, b) for j, b in _numbered(v)] for i, a in _numbered(v)])
+        return flat_v @ blocks @ flat_v
+    return [sum(_matrix_times(rows[i + j], b) for j, b in _numbered(v)) for i in range(0, len(rows), k)]
+
+
+def _numbered(v: PyTree) -> list[tuple[int, Any]]:
+    return list(enumerate(jax.tree.leaves(v)))
+
+
+def _matrix(block: Any, a: Any, b: Any) -> Any:
+    return np.asarray(block).reshape(np.size(a), np.size(b))
+
+
+def _matrix_times(block: Any, b: Any) -> Any:
+    return np.tensordot(np.asarray(block), np.asarray(b), axes=np.ndim(b))

@@ -1,0 +1,151 @@
+"""Compile once, run many times, and know the difference: what a program costs on the device at hand."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradlab.jaxprs import hoist
+from gradlab.types import PyTree
+
+# A sample shorter than this is mostly the clock and the dispatch; short programs are run several times a sample.
+SAMPLE_SECONDS = 2e-4
+LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function with its hoisted constants, and what the compiler says of it (None where it says nothing)."""
+
+    compiled: Any
+    constants: list[Any]
+    compile_seconds: float
+    flops: float | None
+    bytes: float | None
+    peak_bytes: int | None
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        return self.compiled(self.constants, *args)
+
+
+def compiled(f: Callable[..., PyTree], *args: PyTree) -> Program:
+    """Trace, lower and compile f at these arguments, with the arrays that it closes over as arguments.
+
+    Args:
+        f: any function of pytrees.
+        args: arguments of the call, arrays.
+
+    Returns:
+        The program; `compile_seconds` counts tracing, lowering and compiling.
+
+    >>> program = compiled(lambda x: 2 * x, np.float32(3))
+    >>> float(program(np.float32(3)))
+    6.0
+    """
+    start = time.perf_counter()
+    body, constants = hoist(f, *args)
+    executable = jax.jit(body).lower(constants, *args).compile()
+    seconds = time.perf_counter() - start
+    cost = _cost(executable)
+    return Program(
+        executable,
+        constants,
+        seconds,
+        _known(cost.get("flops")),
+        _known(cost.get("bytes accessed")),
+        _peak_bytes(executable),
+    )
+
+
+def _cost(executable: Any) -> dict[str, float]:
+    try:
+        cost = executable.cost_analysis()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):  # some platforms have none
+        return {}
+    if isinstance(cost, (list, tuple)):
+        cost = cost[0] if cost else None
+    return cost or {}
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or value < 0 else float(value)
+
+
+def _peak_bytes(executable: Any) -> int | None:
+    """Arguments, results and temporaries together; shared memory counted once."""
+    try:
+        memory = executable.memory_analysis()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+    if memory is None:
+        return None
+    return int(
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def temporary_bytes(program: Program) -> int:
+    """The memory that a program needs beside its arguments and results, as the compiler plans it.
+
+    >>> temporary_bytes(compiled(lambda x: x + 1, np.float32(3))) >= 0
+    True
+    """
+    return int(program.compiled.memory_analysis().temp_size_in_bytes)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The run time of one program: the median of its samples, and how far the middle half of them spreads.
+
+    `seconds` is per call; `spread` is the interquartile range over the median.
+    """
+
+    seconds: float
+    spread: float
+    calls: int
+
+
+def interleaved(
+    runs: Sequence[Callable[[], PyTree]], *, budget: float = 1.0, repeats: int | None = None
+) -> list[Sample]:
+    """Time several programs in turn, round after round, so that a drift of the machine falls on all of them alike.
+
+    Args:
+        runs: calls without arguments; each result is waited for.
+        budget: seconds for all rounds together, where `repeats` does not fix their number.
+        repeats: the number of rounds.
+
+    Returns:
+        One sample a run.
+
+    >>> [s.calls >= 3 for s in interleaved([lambda: jax.numpy.ones(3)], repeats=3)]
+    [True]
+    """
+    first = [min(_seconds(run, 1) for _ in range(2)) for run in runs]
+    inner = [max(1, min(1000, int(SAMPLE_SECONDS / max(t, 1e-9)))) for t in first]
+    one_round = sum(t * k for t, k in zip(first, inner, strict=True))
+    rounds = repeats or max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, k, kept in zip(runs, inner, times, strict=True):
+            kept.append(_seconds(run, k) / k)
+    return [_summary(kept, k) for kept, k in zip(times, inner, strict=True)]
+
+
+def _seconds(run: Callable[[], PyTree], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        result = run()
+    jax.block_until_ready(result)
+    return time.perf_counter() - start
+
+
+def _summary(times: list[float], inner: int) -> Sample:
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    return Sample(float(middle), float((high - low) / middle), len(times) * inner)

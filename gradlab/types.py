@@ -1,0 +1,36 @@
+"""The names that signatures use: what a function takes and gives, and the modes there are.
+
+`modes(of)` reads the `Literal`s here, so a mode exists if and only if it is listed on this page.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+
+PyTree = Any  # an arbitrary nesting of tuples, lists, dicts and registered containers, with arrays at its leaves
+Scalar = jax.Array  # shape ()
+Params = PyTree  # what is differentiated
+Batch = PyTree  # what is not
+Fn = Callable[..., PyTree]
+ScalarFn = Callable[..., Scalar]
+Loss = Callable[..., Scalar]
+Argnums = int | tuple[int, ...]
+
+Quantity = Literal["gradient", "jacobian", "hessian", "hvp", "laplacian"]
+
+GradientMode = Literal["reverse", "forward"]
+JacobianMode = Literal["forward", "reverse", "auto"]
+HessianMode = Literal[
+    "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "forward_over_forward", "auto"
+]
+HvpMode = HessianMode
+LaplacianMode = Literal["hessian_trace", "forward_over_reverse", "taylor", "auto"]
+
+MODES: dict[str, tuple[str, ...]] = {
+    "gradient": get_args(GradientMode),
+    "jacobian": get_args(JacobianMode),
+    "hessian": get_args(HessianMode),
+    "hvp": get_args(HvpMode),
+    "laplacian": get_args(LaplacianMode),
+}

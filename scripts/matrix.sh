@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Run the tests on every supported Python that this machine has, each with its own minor version of JAX:
+# 3.11 takes the newest JAX there is for it (0.10), 3.12 the newest 0.11, 3.13 the newest of all (0.12).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+find_python() {
+    local version=$1 candidate
+    for candidate in "$(command -v "python$version" || true)" \
+        "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+        if [ -x "$candidate" ] && "$candidate" -c "import sys, venv; sys.exit(sys.version_info[:2] != tuple(map(int, '$version'.split('.'))))" 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+summary=()
+status=0
+for pair in '3.11 jax>=0.10,<0.11' '3.12 jax>=0.11,<0.12' '3.13 jax>=0.12'; do
+    version=${pair%% *} jax=${pair#* }
+    python=$(find_python "$version")
+    if [ -z "$python" ]; then
+        summary+=("Python $version: not on this machine, not run")
+        continue
+    fi
+    venv=.venv-$version
+    if [ pyproject.toml -nt "$venv/.installed" ]; then
+        "$python" -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]' "$jax"
+        touch "$venv/.installed"
+    fi
+    versions=$("$venv/bin/python" -c "import sys, jax, jaxlib; print(f'Python {sys.version.split()[0]}, jax {jax.__version__}, jaxlib {jaxlib.__version__}')")
+    echo "== $versions"
+    if "$venv/bin/python" -m pytest -q -p no:cacheprovider; then
+        summary+=("$versions: passed")
+    else
+        summary+=("$versions: FAILED")
+        status=1
+    fi
+done
+printf '\nmatrix\n'
+printf '  %s\n' "${summary[@]}"
+exit $status

@@ -1,0 +1,49 @@
+"""What every test file shares: tolerances by dtype and platform, and comparison of pytrees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def tolerance(dtype: Any) -> float:
+    """1e-12 in float64 and 1e-5 in float32; 2e-3 where float32 products may be rounded to tf32 or bfloat16."""
+    if jnp.finfo(dtype).bits == 64:
+        return 1e-12
+    return 1e-5 if jax.default_backend() == "cpu" else 2e-3
+
+
+def same(given: Any, expected: Any, tol: float | None = None) -> None:
+    """Assert one structure, shapes and dtypes, and values equal relative to the largest entry of each leaf."""
+    assert jax.tree.structure(given) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
+        assert jnp.shape(a) == jnp.shape(b)
+        assert jnp.result_type(a) == jnp.result_type(b)
+        limit = tolerance(jnp.result_type(b)) if tol is None else tol
+        size = max(float(np.max(np.abs(b), initial=0.0)), 1.0)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=limit, atol=limit * size)
+
+
+@pytest.fixture(name="same")
+def same_fixture() -> Callable[..., None]:
+    return same
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    """Both precisions; float64 is a scope around the test."""
+    if request.param == "float32":
+        yield jnp.float32
+        return
+    with jax.enable_x64(True):
+        yield jnp.float64
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Floating leaves in another precision, the rest as it is."""
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
+    )
