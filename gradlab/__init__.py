@@ -29,7 +29,7 @@ _MODULES = ("errors", "losses", "models", "plots", "problems")
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = tuple(sorted(_OWNER) + list(_MODULES))  # noqa: PLE0605
+__all__ = tuple(sorted(_OWNER) + list(_MODULES))
 
 if TYPE_CHECKING:
     from gradlab import errors as errors

@@ -246,8 +246,8 @@ def _derivative(f: Fn, of: str, mode: str) -> Fn:
 
 def picked(f: Fn, args: tuple, of: Quantity) -> str | None:
     """The mode that `auto` takes for f at these arguments, found by tracing; None where no mode can run."""
-    from gradlab.modes import hessian, hvp, jacobian, laplacian, support
-    from gradlab.modes.gradient import ALL, of_scalar
+    from gradlab.mode import hessian, hvp, jacobian, laplacian, support
+    from gradlab.mode.gradient import ALL, of_scalar
 
     x, rest = args[0], args[2:] if of == "hvp" else args[1:]
     g = lambda x: f(x, *rest)

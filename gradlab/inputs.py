@@ -42,12 +42,17 @@ def require_function(f: object, operator: str) -> None:
 
 def require_mode(mode: object, of: str) -> None:
     """Raise `UnknownModeError` unless `mode` is one of `modes(of)`."""
-    if of not in MODES:
-        raise UnknownModeError(f"There is no quantity {of!r}; known are {', '.join(MODES)}.{nearest(of, MODES)}")
+    require_quantity(of)
     if mode not in MODES[of]:
         raise UnknownModeError(
             f"{of} has no mode {mode!r}; known are {', '.join(MODES[of])}.{nearest(mode, MODES[of])}"
         )
+
+
+def require_quantity(of: object) -> None:
+    """Raise `UnknownModeError` unless `of` is a derivative that has modes."""
+    if of not in MODES:
+        raise UnknownModeError(f"There is no quantity {of!r}; known are {', '.join(MODES)}.{nearest(of, MODES)}")
 
 
 def require_count(value: object, name: str, *, least: int = 1, none: bool = False) -> None:
@@ -128,13 +133,13 @@ def require_differentiable(x: PyTree, name: str) -> None:
 
 
 def _dtype(leaf: Any, where: str) -> Any:
-    try:
+    # A string has a NumPy dtype, so it is asked for before the dtype.
+    if hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float, complex)):
         return jnp.result_type(leaf)
-    except TypeError as error:
-        raise NotDifferentiableError(
-            f"{where} is a {type(leaf).__name__}, not an array: {leaf!r:.60}. Expected a floating or complex array; "
-            "close over it, or leave it out of argnums."
-        ) from error
+    raise NotDifferentiableError(
+        f"{where} is a {type(leaf).__name__}, not an array: {leaf!r:.60}. Expected a floating or complex array; "
+        "close over it, or leave it out of argnums."
+    )
 
 
 def _cure(dtype: Any) -> str:

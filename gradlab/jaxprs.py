@@ -57,6 +57,34 @@ def hoist(f: Callable[..., PyTree], *args: PyTree) -> tuple[Callable[..., PyTree
     return program, list(found.values())
 
 
+def lacks_forward_rule(f: Callable[..., PyTree], *args: PyTree) -> bool:
+    """Whether f takes a forward-mode derivative of a function that has a rule for reverse mode only.
+
+    Run eagerly, JAX refuses such a derivative; traced, it leaves an operator behind that only fails when the program is
+    lowered, far from the mistake.
+
+    Args:
+        f: a function that takes a derivative; it must be traceable.
+        args: its arguments, or their shapes.
+
+    >>> rule = jax.custom_vjp(lambda x: x)
+    >>> rule.defvjp(lambda x: (x, None), lambda _, w: (w,))
+    >>> lacks_forward_rule(lambda x: jax.jvp(rule, (x,), (x,)), 1.0), lacks_forward_rule(jax.grad(rule), 1.0)
+    (True, False)
+    """
+    return any(name == "custom_lin" for name in _operators(jax.make_jaxpr(f)(*args)))
+
+
+def _operators(program: Any) -> Iterator[str]:
+    """The name of every operator, those of inner programs included."""
+    for eqn in _inner(program).eqns:
+        yield eqn.primitive.name
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(_inner(inner), "eqns"):
+                    yield from _operators(inner)
+
+
 def _large(constant: Any) -> bool:
     return np.size(constant) >= SMALL
 

@@ -2,8 +2,8 @@
 
 Options are keyword-only and checked at once; arguments are checked, by tracing, when the result is called. All
 operators work under `jax.jit`, `jax.vmap` and inside one another. n is how many numbers x holds over all leaves, m how
-many f returns. Every returned function raises `NotDifferentiableError` for integers and bools, `EmptyInputError` for a pytree
-without arrays, and `UnsupportedModeError` where f lacks the differentiation rules that a mode needs.
+many f returns. Every returned function raises `NotDifferentiableError` for integers and bools, `EmptyInputError` for a
+pytree without arrays, and `UnsupportedModeError` where f lacks the differentiation rules that a mode needs.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from gradlab import inputs, trees
 from gradlab.errors import ShapeError
-from gradlab.modes import gradient as gradient_modes
-from gradlab.modes import hessian as hessian_modes
-from gradlab.modes import hvp as hvp_modes
-from gradlab.modes import jacobian as jacobian_modes
-from gradlab.modes import laplacian as laplacian_modes
-from gradlab.modes.support import explained
+from gradlab.mode import gradient as gradient_modes
+from gradlab.mode import hessian as hessian_modes
+from gradlab.mode import hvp as hvp_modes
+from gradlab.mode import jacobian as jacobian_modes
+from gradlab.mode import laplacian as laplacian_modes
+from gradlab.mode.support import explained
 from gradlab.types import (
     MODES,
     Argnums,
@@ -51,7 +51,7 @@ def modes(of: Quantity) -> tuple[str, ...]:
     >>> modes("jacobian")
     ('forward', 'reverse', 'auto')
     """
-    inputs.require_mode(MODES.get(of, ("",))[0], of)
+    inputs.require_quantity(of)
     return MODES[of]
 
 
@@ -221,7 +221,7 @@ def pushforward(f: Fn) -> Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]:
         v = inputs.require_like(v, x, "args[1]", "args[0]")
         inputs.output_shape(g, x)
         run = lambda x: jax.jvp(g, (x,), (v,))
-        return explained(run, x, "forward", "pushforward", lambda: [("pullback, gradient", jax.jacrev(g))])
+        return explained(run, x, "forward", "pushforward", lambda: [("pullback, gradient", jax.jacrev(g))], pushes=True)
 
     return push
 

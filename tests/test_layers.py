@@ -10,7 +10,7 @@ LAYERS = (
     ("errors", "types"),
     ("trees", "jaxprs"),
     ("inputs",),
-    ("modes",),
+    ("mode",),
     ("operators",),
     ("finite",),
     ("losses", "models", "attacks", "fused"),

@@ -5,9 +5,9 @@ Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), section 5.
 
 from typing import Any, cast
 
-from gradlab.modes import jacobian
-from gradlab.modes.jacobian import Direction, Unary
-from gradlab.modes.support import explained, first_supported
+from gradlab.mode import jacobian
+from gradlab.mode.jacobian import Direction, Unary
+from gradlab.mode.support import explained, first_supported
 from gradlab.types import HessianMode, PyTree
 
 # The preferred first: one linearized gradient serves all columns; then the mixtures that need fewer reverse rules.

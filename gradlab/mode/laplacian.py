@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.experimental.jet import jet
 
 from gradlab import trees
-from gradlab.modes import hessian
-from gradlab.modes.jacobian import Unary
-from gradlab.modes.support import explained, first_supported
+from gradlab.mode import hessian
+from gradlab.mode.jacobian import Unary
+from gradlab.mode.support import explained, first_supported
 from gradlab.types import LaplacianMode, PyTree
 
 # The preferred first: n Hessian–vector products keep no n × n array; the trace of a dense Hessian has every mixture.

@@ -7,8 +7,8 @@ from typing import Any, assert_never
 
 import jax
 
-from gradlab.modes.jacobian import Unary
-from gradlab.modes.support import explained
+from gradlab.mode.jacobian import Unary
+from gradlab.mode.support import explained
 from gradlab.types import GradientMode, PyTree
 
 ALL: tuple[GradientMode, ...] = ("reverse", "forward")

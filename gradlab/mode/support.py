@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 
 from gradlab.errors import UnsupportedModeError
+from gradlab.jaxprs import lacks_forward_rule
 from gradlab.types import PyTree
 
 Mode = TypeVar("Mode", bound=str)
@@ -29,7 +30,8 @@ def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
     ('Reverse-mode differentiation does ', None)
     """
     try:
-        jax.eval_shape(compute, *args)
+        if lacks_forward_rule(compute, *args):
+            return "it calls a custom_vjp function, whose rule serves reverse mode only"
     except Exception as error:  # JAX's class for a missing rule differs by rule: TypeError, ValueError, KeyError, …
         return first_sentence(error)
     return None
@@ -69,26 +71,38 @@ def explained(
     mode: str,
     of: str,
     others: Callable[[], Sequence[tuple[str, Callable[[PyTree], Any]]]],
+    *,
+    pushes: bool = False,
 ) -> Any:
     """`compute(x)`; when the function lacks the rule that the mode needs, the error says so and names modes that run.
 
-    The check is made only after a failure, so a call that succeeds pays nothing for it.
+    The check is made only after a failure, so a call that succeeds pays nothing for it; but a single push forward that
+    is being traced fails only later, so there it is made first.
 
     Args:
         compute: the derivative in this mode.
         x: the point.
         mode, of: their names, for the error.
         others: makes the other modes, as for `first_supported`.
+        pushes: the derivative pushes single tangents forward.
 
     Raises:
-        UnsupportedModeError: the derivative cannot even be traced.
+        UnsupportedModeError: the derivative cannot even be traced, or not be lowered.
     """
+
+    def refusal(reason: str) -> UnsupportedModeError:
+        runs = [name for name, other in others() if name != mode and obstacle(other, x) is None]
+        advice = f"These modes can run here: {', '.join(runs)}." if runs else "No other mode can run here either."
+        return UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {reason}. {advice}")
+
+    if pushes and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+        reason = obstacle(compute, x)
+        if reason is not None:
+            raise refusal(reason)
     try:
         return compute(x)
     except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         reason = obstacle(compute, x)
         if reason is None or isinstance(error, UnsupportedModeError):
             raise
-        runs = [name for name, other in others() if name != mode and obstacle(other, x) is None]
-        advice = f"These modes can run here: {', '.join(runs)}." if runs else "No other mode can run here either."
-        raise UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {reason}. {advice}") from error
+        raise refusal(reason) from error

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradlab import trees
-from gradlab.modes.support import explained, first_supported
+from gradlab.mode.support import explained, first_supported
 from gradlab.types import JacobianMode, PyTree
 
 Direction = Literal["forward", "reverse"]

@@ -9,9 +9,9 @@ from typing import Any, assert_never
 import jax
 
 from gradlab import trees
-from gradlab.modes import hessian
-from gradlab.modes.jacobian import Unary
-from gradlab.modes.support import explained, first_supported
+from gradlab.mode import hessian
+from gradlab.mode.jacobian import Unary
+from gradlab.mode.support import explained, first_supported
 from gradlab.types import HvpMode, PyTree
 
 
@@ -20,7 +20,7 @@ def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
     if mode == "auto":
         mode = choose(f, x, v)
     others = lambda: [(name, along(f, v, name)) for name in hessian.PREFERENCE]
-    return explained(along(f, v, mode), x, mode, "hvp", others)
+    return explained(along(f, v, mode), x, mode, "hvp", others, pushes=True)
 
 
 def choose(f: Unary, x: PyTree, v: PyTree) -> HvpMode:
