@@ -11,7 +11,8 @@ import numpy as np
 
 from gradlab import inputs, operators, reference, trees
 from gradlab.errors import GradlabError, OptionError, UnsupportedModeError
-from gradlab.timing import Program, compiled, interleaved
+from gradlab.mode import choice
+from gradlab.timing import Program, Sample, compiled, interleaved
 from gradlab.types import MODES, Fn, PyTree, Quantity
 
 Status = Literal["ok", "wrong", "unsupported", "unavailable", "skipped", "failed"]
@@ -178,24 +179,12 @@ def compare(
         [partial(p, *args) for p in (value, *programs.values())], budget=budget or 1.0, repeats=repeats
     )
     for (mode, program), sample in zip(programs.items(), samples[1:], strict=True):
-        error, right, note = verdicts[mode]
-        rows[mode] = Row(
-            mode,
-            "ok" if right else "wrong",
-            sample.seconds,
-            sample.spread,
-            program.compile_seconds,
-            program.flops,
-            program.bytes,
-            program.peak_bytes,
-            sample.seconds / samples[0].seconds,
-            error,
-            note,
-        )
+        rows[mode] = _measured(mode, program, sample, samples[0], verdicts[mode])
     rows |= over
     ordered = sorted(rows.values(), key=lambda r: (get_args(Status).index(r.status), r.seconds or np.inf))
     name = getattr(f, "__name__", type(f).__name__)
-    auto = picked(f, args, of)
+    rest = args[2:] if of == "hvp" else args[1:]
+    auto = choice.pick(lambda x: f(x, *rest), args[0], of, args[1] if of == "hvp" else None)
     return Comparison(of, name, tuple(ordered), auto, samples[0].seconds, _device(), dict(programs))
 
 
@@ -244,27 +233,21 @@ def _derivative(f: Fn, of: str, mode: str) -> Fn:
             raise AssertionError(of)
 
 
-def picked(f: Fn, args: tuple, of: Quantity) -> str | None:
-    """The mode that `auto` takes for f at these arguments, found by tracing; None where no mode can run."""
-    from gradlab.mode import hessian, hvp, jacobian, laplacian, support
-    from gradlab.mode.gradient import ALL, of_scalar
-
-    x, rest = args[0], args[2:] if of == "hvp" else args[1:]
-    g = lambda x: f(x, *rest)
-    try:
-        match of:
-            case "gradient":
-                return support.first_supported([(mode, of_scalar(g, mode)) for mode in ALL], x, of)
-            case "jacobian":
-                return jacobian.choose(g, x)
-            case "hessian":
-                return hessian.choose(g, x)
-            case "hvp":
-                return hvp.choose(g, x, args[1])
-            case "laplacian":
-                return laplacian.choose(g, x)
-    except UnsupportedModeError:
-        return None
+def _measured(mode: str, program: Program, sample: Sample, value: Sample, verdict: reference.Verdict) -> Row:
+    error, right, note = verdict
+    return Row(
+        mode,
+        "ok" if right else "wrong",
+        sample.seconds,
+        sample.spread,
+        program.compile_seconds,
+        program.flops,
+        program.bytes,
+        program.peak_bytes,
+        sample.seconds / value.seconds,
+        error,
+        note,
+    )
 
 
 def _try(derivative: Fn, args: tuple, mode: str, memory_limit: int | None) -> Program | Row:

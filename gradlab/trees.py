@@ -55,9 +55,19 @@ def norm(x: PyTree) -> Scalar:
     """
     leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(x)]
     largest = jax.lax.stop_gradient(jnp.max(jnp.stack([jnp.max(leaf, initial=0) for leaf in leaves])))
-    unit = jnp.where(largest > 0, largest, 1)
-    squares = sum((jnp.sum((leaf / unit) ** 2) for leaf in leaves), start=jnp.zeros((), unit.dtype))
-    return jnp.where(squares > 0, unit * jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    one = jnp.where(largest > 0, largest, 1)
+    squares = sum((jnp.sum((leaf / one) ** 2) for leaf in leaves), start=jnp.zeros((), one.dtype))
+    return jnp.where(squares > 0, one * jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+
+
+def unit(v: PyTree) -> PyTree:
+    """v/|v|, and zeros for a zero v.
+
+    >>> unit({"a": jnp.array([3.0]), "b": jnp.array(4.0)})["b"]
+    Array(0.8, dtype=float32)
+    """
+    length = norm(v)
+    return scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
 
 
 def size(x: PyTree) -> int:

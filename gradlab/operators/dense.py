@@ -1,0 +1,230 @@
+"""Derivatives assembled from every direction: ∇f, J, H and Δf.
+
+Options are checked at once; arguments are checked, by tracing, when the result is called. n is how many numbers x
+holds over all leaves, m how many f returns. Every returned function raises `NotDifferentiableError` for integers and
+bools, `EmptyInputError` for a pytree without arrays, and `UnsupportedModeError` where f lacks the differentiation rules
+that a mode needs.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import jax.numpy as jnp  # noqa: F401 - the examples use it
+
+from gradlab import inputs, trees
+from gradlab.mode import gradient as gradient_modes
+from gradlab.mode import hessian as hessian_modes
+from gradlab.mode import jacobian as jacobian_modes
+from gradlab.mode import laplacian as laplacian_modes
+from gradlab.types import (
+    Argnums,
+    Fn,
+    GradientMode,
+    HessianMode,
+    JacobianMode,
+    LaplacianMode,
+    Params,
+    PyTree,
+    Quantity,
+    Scalar,
+    ScalarFn,
+)
+
+
+def gradient(
+    f: Fn, argnums: Argnums = 0, *, has_aux: bool = False, mode: GradientMode = "reverse"
+) -> Callable[..., Params]:
+    """The gradient of a scalar function: x ↦ ∇f(x), with ⟨∇f, v⟩ the directional derivative along every v.
+
+    Args:
+        f: a function with one real scalar output; with has_aux, a pair of it and anything else.
+        argnums: which positional argument to differentiate, or a tuple of them.
+        has_aux: return `(∇f, aux)`.
+        mode: `"reverse"` (one pass backward) or `"forward"` (n passes, no intermediate values kept).
+
+    Returns:
+        A function of f's arguments; the result has the structure, shapes and dtypes of `args[argnums]`. For a complex
+        argument it is JAX's convention: the conjugate of the direction of steepest ascent.
+
+    Raises:
+        NotScalarError: f does not return one real number.
+
+    Source: equation 3.5; Griewank and Walther (2008), chapter 3.
+
+    >>> gradient(lambda w, x: (w["a"] * x) ** 2)({"a": 3.0}, 2.0)["a"]
+    Array(24., dtype=float32, weak_type=True)
+    """
+    return _gradient(f, argnums, has_aux, mode, value=False, operator="gradient")
+
+
+def value_and_gradient(
+    f: Fn, argnums: Argnums = 0, *, has_aux: bool = False, mode: GradientMode = "reverse"
+) -> Callable[..., tuple[Any, Params]]:
+    """The value of a scalar function and its gradient, in one evaluation: x ↦ (f(x), ∇f(x)).
+
+    Args, Raises and the gradient are those of `gradient`.
+
+    Returns:
+        A function of f's arguments: `(value, ∇f)`, or `((value, aux), ∇f)` with has_aux.
+
+    Source: equation 3.5.
+
+    >>> [float(v) for v in value_and_gradient(lambda x: x**3)(2.0)]
+    [8.0, 12.0]
+    """
+    return _gradient(f, argnums, has_aux, mode, value=True, operator="value_and_gradient")
+
+
+def _gradient(f: Fn, argnums: Argnums, has_aux: bool, mode: GradientMode, *, value: bool, operator: str) -> Fn:
+    inputs.require_function(f, operator)
+    inputs.require_mode(mode, "gradient")
+    inputs.require_argnums(argnums)
+
+    @wraps(f)
+    def take(*args: Any, **kwargs: Any) -> Any:
+        g, x = inputs.focus(f, argnums, args, kwargs)
+        inputs.require_scalar(inputs.split_aux(g, has_aux), x, operator)
+        return gradient_modes.compute(g, x, mode, has_aux, value)
+
+    return take
+
+
+def steepest_direction(f: ScalarFn) -> Callable[[PyTree], PyTree]:
+    """The unit vector along which f rises fastest: x ↦ ∇f/|∇f|, and zeros where ∇f = 0.
+
+    Args:
+        f: a function of one pytree with one real scalar output.
+
+    Returns:
+        A function of x with x's structure and shapes; the norm of the result, over all leaves, is 1 or 0.
+
+    Raises:
+        NotScalarError: f does not return one real number.
+
+    Source: equations 2.4 and 3.5.
+
+    >>> [round(float(d), 4) for d in steepest_direction(lambda x: 3 * x[0] + 4 * x[1])(jnp.zeros(2))]
+    [0.6, 0.8]
+    """
+    slope = gradient(f)
+    return lambda x: trees.unit(slope(x))
+
+
+def jacobian(
+    f: Fn,
+    argnums: Argnums = 0,
+    *,
+    mode: JacobianMode = "auto",
+    chunk_size: int | None = None,
+    has_aux: bool = False,
+) -> Callable[..., PyTree]:
+    """All first derivatives at once: x ↦ J with J[i, j] = ∂fᵢ/∂xⱼ.
+
+    Args:
+        f: a function of pytrees to a pytree; with has_aux, to a pair of it and anything else.
+        argnums: which positional argument to differentiate, or a tuple of them.
+        mode: `"forward"` (n passes), `"reverse"` (m passes), or `"auto"`: the fewer passes, among the modes that f has
+            rules for, decided while tracing.
+        chunk_size: that many directions at a time instead of all: less memory, the same result.
+        has_aux: return `(J, aux)`.
+
+    Returns:
+        A function of f's arguments. The result has the structure that `jax.jacobian` gives: f's output, with the
+        input's structure at each leaf, and leaves of shape `[*output.shape, *input.shape]`.
+
+    Raises:
+        UnknownModeError, OptionError: an option that does not exist; at once.
+
+    Source: equations 6.6 and 7.4; Griewank and Walther (2008), chapter 3.
+
+    >>> jacobian(lambda x: jnp.stack([x[0] * x[1], x[1], x[0]]))(jnp.array([2.0, 3.0]))
+    Array([[3., 2.],
+           [0., 1.],
+           [1., 0.]], dtype=float32)
+    """
+    _require_dense_options(f, "jacobian", mode, argnums, chunk_size)
+
+    @wraps(f)
+    def take(*args: Any, **kwargs: Any) -> PyTree:
+        g, x = inputs.focus(f, argnums, args, kwargs)
+        y = inputs.output_shape(inputs.split_aux(g, has_aux), x)
+        inputs.require_convention(x, y, mode)
+        return jacobian_modes.compute(g, x, mode, chunk_size, has_aux)
+
+    return take
+
+
+def hessian(
+    f: Fn, argnums: Argnums = 0, *, mode: HessianMode = "auto", chunk_size: int | None = None
+) -> Callable[..., PyTree]:
+    """All second derivatives at once: x ↦ H with H[j, k] = ∂²f/∂xⱼ∂xₖ.
+
+    Args:
+        f: a function with a real scalar output (an array output gives one Hessian for each of its numbers).
+        argnums: which positional argument to differentiate, or a tuple of them.
+        mode: one of the four mixtures, outer over inner, or `"auto"`: the first that can run of
+            forward over reverse, reverse over forward, reverse over reverse, forward over forward.
+        chunk_size: that many directions at a time instead of all n: less memory, the same result.
+
+    Returns:
+        A function of f's arguments. The result has the structure that `jax.hessian` gives; for one array x, shape
+        `[*x.shape, *x.shape]`.
+
+    Raises:
+        UnknownModeError, OptionError: an option that does not exist; at once.
+
+    Source: equation 7.5; Griewank and Walther (2008), section 5.1.
+
+    >>> hessian(lambda x: x[0] ** 2 * x[1])(jnp.array([2.0, 3.0]))
+    Array([[6., 4.],
+           [4., 0.]], dtype=float32)
+    """
+    _require_dense_options(f, "hessian", mode, argnums, chunk_size)
+
+    @wraps(f)
+    def take(*args: Any, **kwargs: Any) -> PyTree:
+        g, x = inputs.focus(f, argnums, args, kwargs)
+        inputs.require_real(x, inputs.output_shape(g, x), "hessian")
+        return hessian_modes.compute(g, x, mode, chunk_size)
+
+    return take
+
+
+def laplacian(f: ScalarFn, *, mode: LaplacianMode = "auto") -> Callable[[PyTree], Scalar]:
+    """The sum of the unmixed second derivatives: x ↦ Δf = tr H = Σⱼ ∂²f/∂xⱼ².
+
+    Args:
+        f: a function of one pytree with one real scalar output.
+        mode: `"hessian_trace"` (a dense Hessian), `"forward_over_reverse"` (n Hessian–vector products), `"taylor"` (n
+            second-order Taylor expansions, no reverse mode), or `"auto"`: the first that can run of the last two and
+            the trace.
+
+    Returns:
+        A function of x with a scalar result, shape `()`.
+
+    Raises:
+        UnknownModeError: at once.
+        NotScalarError: f does not return one real number.
+
+    Source: Griewank, Utke and Walther, Mathematics of Computation 69 (2000).
+
+    >>> float(laplacian(lambda x: jnp.sum(x**2))(jnp.ones(3)))
+    6.0
+    """
+    inputs.require_function(f, "laplacian")
+    inputs.require_mode(mode, "laplacian")
+
+    def total(x: PyTree) -> Scalar:
+        g, x = inputs.focus(f, 0, (x,), {})
+        inputs.require_real(x, inputs.require_scalar(g, x, "laplacian"), "laplacian")
+        return laplacian_modes.compute(g, x, mode)
+
+    return total
+
+
+def _require_dense_options(f: Fn, of: Quantity, mode: str, argnums: Argnums, chunk_size: int | None) -> None:
+    inputs.require_function(f, of)
+    inputs.require_mode(mode, of)
+    inputs.require_argnums(argnums)
+    inputs.require_count(chunk_size, "chunk_size", none=True)
