@@ -5,6 +5,8 @@ Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), section 5.
 
 from typing import Any, cast
 
+import jax
+
 from gradlab.mode import jacobian
 from gradlab.mode.jacobian import Direction, Unary
 from gradlab.mode.support import explained, first_supported
@@ -45,9 +47,17 @@ def directions(mode: HessianMode) -> tuple[Direction, Direction]:
 def nested(f: Unary, mode: HessianMode, chunk_size: int | None = None) -> Unary:
     """`x ↦ H`: the inner Jacobian, and the outer one of it.
 
-    Chunks bound the outer directions. An inner forward mode takes n directions of its own, so it is chunked too; an
-    inner reverse mode takes one for each output of f, which is one.
+    In chunks, an inner reverse mode needs one pass for each output of f, which is one, so the outer directions are
+    chunked. An inner forward mode is taken one direction at a time, H e = ∂(J e)/∂x, and those directions are chunked:
+    the outer derivative of a whole inner Jacobian would keep n × n values for each of its rows.
     """
     outer, inner = directions(mode)
-    first = jacobian.dense(f, inner, chunk_size if inner == "forward" else None)
-    return jacobian.dense(first, outer, chunk_size)
+    if chunk_size is None or inner == "reverse":
+        return jacobian.dense(jacobian.dense(f, inner), outer, chunk_size)
+    size = chunk_size if outer == "forward" else None
+
+    def columns(x: PyTree) -> Any:
+        slope_along = lambda e: lambda x: jax.jvp(f, (x,), (e,))[1]
+        return jacobian.assembled(lambda e: jacobian.dense(slope_along(e), outer, size)(x), x, chunk_size)
+
+    return columns

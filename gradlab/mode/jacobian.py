@@ -79,12 +79,24 @@ def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux
 def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
     aux = None
     if has_aux:
-        y, push, aux = jax.linearize(f, x, has_aux=True)
+        _, push, aux = jax.linearize(f, x, has_aux=True)
     else:
-        y, push = jax.linearize(f, x)
-    columns = in_chunks(push, x, jax.tree.map(jnp.asarray, y), chunk_size, axis=-1)
-    flat = jax.tree.map(lambda column, out: _split(column, x, jnp.shape(out), axis=-1), columns, y)
-    return (flat, aux) if has_aux else flat
+        _, push = jax.linearize(f, x)
+    jac = assembled(push, x, chunk_size)
+    return (jac, aux) if has_aux else jac
+
+
+def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
+    """The matrix with these columns, in JAX's structure: that of a column, with x's structure at each leaf.
+
+    Args:
+        column: from a unit vector of x's space to the column that belongs to it, a pytree.
+        x: the space of the directions.
+        chunk_size: directions at a time.
+    """
+    shapes = jax.eval_shape(column, x)
+    columns = in_chunks(column, x, chunk_size, axis=-1)
+    return jax.tree.map(lambda block, out: _split(block, x, out.shape, axis=-1), columns, shapes)
 
 
 def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
@@ -93,7 +105,7 @@ def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any
         y, pull, aux = jax.vjp(f, x, has_aux=True)
     else:
         y, pull = jax.vjp(f, x)
-    rows = in_chunks(lambda w: pull(w)[0], y, x, chunk_size, axis=0)
+    rows = in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0)
     leaves, structure = jax.tree.flatten(y)
     parts = [jax.tree.leaves(_split(row, y, jnp.shape(leaf), axis=0)) for row, leaf in _with_shapes(rows, x)]
     inner = jax.tree.structure(x)
@@ -106,25 +118,24 @@ def _with_shapes(rows: PyTree, x: PyTree) -> list[tuple[jax.Array, Any]]:
     return list(zip(jax.tree.leaves(rows), jax.tree.leaves(x), strict=True))
 
 
-def in_chunks(linear: Unary, x: PyTree, y: PyTree, chunk_size: int, *, axis: Literal[0, -1]) -> PyTree:
-    """Apply a linear map to every unit vector of x's space, `chunk_size` of them at a time.
+def in_chunks(apply: Unary, x: PyTree, chunk_size: int, *, axis: Literal[0, -1]) -> PyTree:
+    """Apply a map to every unit vector of x's space, `chunk_size` of them at a time.
 
     Each chunk is written in place into the result, so no more than one chunk of intermediate values is alive. The last
     chunk is moved back to end with the last direction: it repeats a few instead of needing a program of its own.
 
     Args:
-        linear: the map, from x's space to y's.
+        apply: the map, from x's space to another.
         x: the space of the directions; n numbers in all.
-        y: what `linear` gives (arrays or shapes).
         chunk_size: directions at a time.
         axis: where the direction goes, first (0) or last (-1).
 
     Returns:
-        A pytree of y's structure; each leaf has the shape of y's, with one axis of length n more.
+        A pytree of the structure that `apply` gives; each leaf has one axis of length n more.
     """
     n = trees.size(x)
     chunk = min(chunk_size, n)
-    batched = jax.vmap(linear, out_axes=axis)
+    batched = jax.vmap(apply, out_axes=axis)
     template = jax.eval_shape(batched, jax.eval_shape(lambda i: trees.basis(x, i), jnp.arange(chunk)))
 
     def place(buffer: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:

@@ -1,0 +1,118 @@
+"""Every mode of every quantity is JAX's own derivative, compiled, on every problem it has rules for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import cast
+
+import gradlab as gl
+from gradlab import problems, trees
+from gradlab.mode import choice
+from gradlab.timing import compiled, temporary_bytes
+
+SIZE = 4
+JAX = {"forward": jax.jacfwd, "reverse": jax.jacrev}
+
+
+def jax_hessian(mode):
+    outer, inner = mode.split("_over_")
+    return lambda f: JAX[outer](JAX[inner](f))
+
+
+def jax_laplacian(f, x):
+    flat, back = trees.ravel(x)
+    return jnp.trace(jax.hessian(lambda u: f(back(u)))(flat))
+
+
+def own(of, mode, f, x, v):
+    """gradlab's derivative and JAX's own."""
+    match of:
+        case "gradient":
+            return gl.gradient(f, mode=mode)(x), JAX[mode](f)(x)
+        case "jacobian":
+            return gl.jacobian(f, mode=mode)(x), JAX[mode](f)(x)
+        case "hessian":
+            return gl.hessian(f, mode=mode)(x), jax_hessian(mode)(f)(x)
+        case "hvp":
+            return gl.hvp(f, mode=mode)(x, v), jax.jvp(jax.grad(f), (x,), (v,))[1]
+        case "laplacian":
+            return gl.laplacian(f, mode=mode)(x), jax_laplacian(f, x)
+    raise AssertionError(of)
+
+
+def cases():
+    for problem in problems.TABLE:
+        for of in problem.of:
+            for mode in gl.modes(of):
+                if mode != "auto":
+                    yield pytest.param(problem, of, mode, id=f"{problem.name}-{of}-{mode}")
+
+
+def built(problem, dtype):
+    if problem.requires == "data":
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    f, args = problem.build(size=SIZE)
+    x, *rest = cast(args, dtype)
+    return f, x, rest
+
+
+@pytest.mark.parametrize(("problem", "of", "mode"), cases())
+def test_a_mode_is_jax_own_derivative(problem, of, mode, dtype, same):
+    f, x, rest = built(problem, dtype)
+    v = trees.random_like(jax.random.key(2), x)
+    both = jax.jit(lambda x, v, rest: own(of, mode, lambda x: f(x, *rest), x, v))
+    if any(direction in mode for direction in problem.unsupported):
+        with pytest.raises(gl.errors.UnsupportedModeError, match="can run here"):
+            both(x, v, rest)
+    else:
+        same(*both(x, v, rest))
+
+
+@pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
+def test_auto_picks_a_mode_that_runs(problem, same):
+    f, x, rest = built(problem, jnp.float32)
+    g = lambda x: f(x, *rest)
+    for of in problem.of:
+        v = trees.random_like(jax.random.key(2), x)
+        picked = choice.pick(g, x, of, v)
+        assert picked in gl.modes(of)
+        assert not any(direction in picked for direction in problem.unsupported)
+
+
+CURVED = lambda x: jnp.sum(jnp.sin(jnp.cumsum(x)) ** 2)
+FIELD = lambda x: jnp.tanh(jnp.cumsum(jnp.sin(x) * x))
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_chunks_cut_the_memory_of_a_jacobian_to_an_eighth(mode, same):
+    x = jnp.linspace(0.1, 1.0, 4096)
+    whole = compiled(gl.jacobian(FIELD, mode=mode), x)
+    chunked = compiled(gl.jacobian(FIELD, mode=mode, chunk_size=64), x)
+    assert temporary_bytes(chunked) <= temporary_bytes(whole) / 8
+    same(chunked(x), whole(x))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in gl.modes("hessian") if "_over_" in mode])
+def test_chunks_cut_the_memory_of_a_hessian_to_an_eighth(mode, same):
+    x = jnp.linspace(0.1, 1.0, 4096)
+    whole = compiled(gl.hessian(CURVED, mode=mode), x)
+    chunked = compiled(gl.hessian(CURVED, mode=mode, chunk_size=64), x)
+    assert temporary_bytes(chunked) <= temporary_bytes(whole) / 8
+    if mode == "forward_over_reverse":  # the others take the same numbers, or n² passes; they are compared when small
+        same(chunked(x), whole(x))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("mode", [mode for mode in gl.modes("hessian") if "_over_" in mode])
+def test_chunks_of_any_size_give_the_same_hessian_of_a_pytree(mode, chunk, dtype, same):
+    x = cast({"a": np.linspace(0.2, 1.0, 6).reshape(2, 3), "b": (0.7,)}, dtype)
+    f = lambda p: jnp.sum(jnp.sin(p["a"]) ** 2) * jnp.exp(p["b"][0]) + jnp.prod(p["a"][:, 0]) * p["b"][0] ** 3
+    same(jax.jit(gl.hessian(f, mode=mode, chunk_size=chunk))(x), jax.hessian(f)(x))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in gl.modes("hessian") if "_over_" in mode])
+def test_chunked_hessian_of_an_array_function_has_one_block_for_each_output(mode, same):
+    f = lambda x: jnp.stack([x[0] ** 2 * x[1], jnp.sin(x[1] * x[2])])
+    x = jnp.array([0.3, 1.2, -0.4])
+    same(gl.hessian(f, mode=mode, chunk_size=2)(x), jax.hessian(f)(x))
