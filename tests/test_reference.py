@@ -1,0 +1,76 @@
+"""Judging derivatives: a right one passes at any scale, a wrong one never does, whichever mode it came from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradlab as gl
+from gradlab import reference
+
+X = jnp.linspace(0.3, 1.4, 4)
+FIELD = lambda x: jnp.stack([jnp.sin(x).sum(), jnp.prod(x), x[0] ** 3])
+
+
+def derivative(f, of, mode):
+    return getattr(gl, of)(f, mode=mode)
+
+
+def judged(f, x, of, results):
+    return reference.judge(f, (x,), of, results, derivative)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
+def test_a_right_result_is_right_at_any_scale(scale):
+    f = lambda x: FIELD(x / scale)
+    results = {mode: gl.jacobian(f, mode=mode)(X * scale) for mode in ("forward", "reverse")}
+    assert all(right for _, right, _ in judged(f, X * scale, "jacobian", results).values())
+
+
+@pytest.mark.parametrize("where", [(0, 0), (1, 2), (2, 3)])
+def test_one_wrong_entry_is_found(where):
+    jac = np.array(gl.jacobian(FIELD)(X))
+    jac[where] += 0.1
+    error, right, note = judged(FIELD, X, "jacobian", {"forward": jac})["forward"]
+    assert not right and error > 0.01 and "float64" in note
+
+
+@pytest.mark.parametrize("first", ["forward", "reverse"])
+def test_the_wrong_one_of_two_is_named_whichever_comes_first(first):
+    """A custom_vjp that lies has no forward mode, so the lie is planted where each mode alone sees it."""
+    honest = gl.jacobian(FIELD, mode="forward")(X)
+    results = {"forward": honest, "reverse": honest}
+    results[first] = 1.5 * honest
+    verdicts = judged(FIELD, X, "jacobian", dict(sorted(results.items(), key=lambda item: item[0] != first)))
+    assert {mode: right for mode, (_, right, _) in verdicts.items()} == {
+        "forward": first != "forward",
+        "reverse": first != "reverse",
+    }
+
+
+def test_all_modes_wrong_alike_are_refuted_by_values():
+    @jax.custom_jvp
+    def f(x):
+        return jnp.sin(x).sum()
+
+    f.defjvp(lambda p, t: (f(*p), 2 * jnp.vdot(jnp.cos(p[0]), t[0])))
+    _, right, note = judged(f, X, "gradient", {"reverse": jax.grad(f)(X)})["reverse"]
+    assert not right and "differences" in note
+
+
+def test_nothing_to_judge_is_no_verdict():
+    assert judged(FIELD, X, "jacobian", {}) == {}
+
+
+@pytest.mark.parametrize("of", ["hessian", "laplacian"])
+def test_second_derivatives_are_judged(of):
+    f = lambda x: jnp.sum(jnp.sin(x)) * x[0]
+    right = getattr(gl, of)(f)(X)
+    mode = gl.modes(of)[0]
+    assert judged(f, X, of, {mode: right})[mode][1]
+    assert not judged(f, X, of, {mode: 1.2 * right})[mode][1]
+
+
+def test_precision_is_left_as_it_was():
+    judged(FIELD, X, "jacobian", {"forward": gl.jacobian(FIELD)(X)})
+    assert jnp.ones(()).dtype == jnp.float32

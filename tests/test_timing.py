@@ -1,0 +1,81 @@
+"""A compiled program is the function, with its constants hoisted and its costs known or None; nothing here is timed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradlab import timing
+
+
+def test_a_program_is_the_function(same):
+    table = jnp.arange(1000.0)
+    f = lambda x: {"y": jnp.sin(x) @ table, "n": x.size}
+    program = timing.compiled(f, jnp.ones(1000))
+    same(program(jnp.ones(1000))["y"], f(jnp.ones(1000))["y"])
+    assert [c.shape for c in program.constants] == [(1000,)]
+    assert program.compile_seconds > 0
+
+
+@pytest.mark.parametrize(("cost", "known"), [(None, None), (-1.0, None), (0.0, 0.0), (12, 12.0)])
+def test_a_missing_or_negative_cost_is_unknown(cost, known):
+    assert timing._known(cost) == known
+
+
+@pytest.mark.parametrize("analysis", [None, [], [{"flops": 3.0}], {"flops": 3.0}])
+def test_every_form_of_a_cost_analysis_is_understood(analysis):
+    class Executable:
+        def cost_analysis(self):
+            return analysis
+
+    assert timing._cost(Executable()) == ({"flops": 3.0} if analysis else {})
+
+
+def test_a_platform_without_analysis_leaves_costs_unknown():
+    class Executable:
+        def cost_analysis(self):
+            raise NotImplementedError
+
+        def memory_analysis(self):
+            raise NotImplementedError
+
+    assert timing._cost(Executable()) == {}
+    assert timing._peak_bytes(Executable()) is None
+
+
+def test_peak_memory_holds_arguments_and_results():
+    program = timing.compiled(lambda x: jnp.outer(x, x), jnp.ones(128))
+    assert program.peak_bytes >= 4 * (128 + 128 * 128)
+
+
+def test_rounds_run_every_program_in_turn():
+    order = []
+
+    def run(name):
+        order.append(name)
+        return np.ones(1)
+
+    timing.interleaved([lambda: run("a"), lambda: run("b")], repeats=2)
+    rounds = "".join(order)[4:].replace("aa", "a")  # the first four calls find how many make a sample
+    while "aa" in rounds or "bb" in rounds:
+        rounds = rounds.replace("aa", "a").replace("bb", "b")
+    assert rounds == "abab"
+
+
+def test_spread_is_the_middle_half_over_the_median():
+    sample = timing._summary([1.0, 2.0, 3.0, 4.0, 5.0], 2)
+    assert (sample.seconds, sample.calls) == (3.0, 10)
+    assert sample.spread == pytest.approx(2 / 3)
+
+
+def test_results_are_waited_for():
+    waited = []
+
+    class Pending:
+        def block_until_ready(self):
+            waited.append(1)
+            return self
+
+    timing.interleaved([Pending], repeats=1)
+    assert waited
+    assert jax.block_until_ready(jnp.ones(1)).shape == (1,)
