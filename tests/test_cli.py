@@ -1,0 +1,119 @@
+"""The command line: one main job, one line for a mistake, and files that are whole or untouched."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from gradlab import cli, problems
+from gradlab.comparison import compare
+from gradlab.errors import MissingExtraError
+from gradlab.problems import Problem
+
+
+def run(capsys, *arguments):
+    """The exit code, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    return (stopped.value.code or 0, *capsys.readouterr())
+
+
+@pytest.fixture
+def small_table(monkeypatch):
+    """Three problems at small sizes, one of which lacks its data."""
+
+    def build(self):
+        if self.requires:
+            raise MissingExtraError("digits need scikit-learn")
+        return self.make(jax.random.key(0), 4)
+
+    table = tuple(problems.get(name) for name in ("rosenbrock", "softmax", "digits_mlp"))
+    monkeypatch.setattr(problems, "TABLE", table)
+    monkeypatch.setattr(Problem, "build", build)
+
+
+def test_one_problem_is_compared(capsys):
+    code, out, err = run(capsys, "compare", "softplus_sum")
+    assert code == 0 and err == ""
+    assert "gradient of softplus_sum" in out and "reverse" in out
+
+
+def test_chosen_modes_and_quantity(capsys):
+    code, out, _ = run(capsys, "compare", "rosenbrock", "--of", "hvp", "--modes", "forward_over_reverse")
+    assert code == 0
+    assert "hvp of rosenbrock" in out and "reverse_over_forward" not in out
+
+
+def test_the_whole_table_ends_in_one_summary(capsys, small_table):
+    code, out, err = run(capsys, "compare")
+    assert code == 0 and err == ""
+    assert "digits_mlp: left out" in out
+    assert "gradient: fastest right mode on 1 problems" in out
+    assert out.rstrip().splitlines()[-1].startswith("jax.jacobian (reverse)")
+
+
+def test_no_progress_bar_where_nobody_watches(capsys, small_table):
+    assert run(capsys, "compare", "--of", "jacobian")[2] == ""
+
+
+def test_files_hold_what_was_printed(capsys, tmp_path):
+    paths = [tmp_path / name for name in ("out.json", "out.html", "out.png")]
+    options = [word for path in paths for word in (f"--{path.suffix[1:].replace('png', 'plot')}", str(path))]
+    code, _, _ = run(capsys, "compare", "softplus_sum", *options)
+    assert code == 0
+    content = json.loads(paths[0].read_text())
+    assert content["comparisons"][0]["name"] == "softplus_sum"
+    assert {"jax", "python", "devices", "precision"} <= set(content["info"])
+    assert "softplus_sum" in paths[1].read_text()
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.html", "out.json", "out.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compare", "rosenbrok"], "rosenbrock"),
+        (["compare", "math:sin"], "--args"),
+        (["compare", "rosenbrock", "--of", "jacobean"], "jacobian"),
+        (["compare", "rosenbrock", "--modes", "revers"], "reverse"),
+        (["compare", "softmax", "--of", "gradient"], "scalar"),
+        (["compare", "--modes", "reverse"], "--of"),
+        (["compare", "rosenbrock", "--json", "no/such/folder/x.json"], "does not exist"),
+        (["compare", "rosenbrock", "--html", "."], "folder"),
+        (["compare", "rosenbrock", "--plot", "x.bmp"], ".png"),
+    ],
+)
+def test_a_mistake_is_named_on_stderr_with_exit_code_two(capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr(cli, "compare", lambda *a, **k: compare(*a, **k, repeats=1))
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert "Traceback" not in err and out == ""
+
+
+def test_a_failed_run_leaves_the_old_file(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    assert run(capsys, "compare", "rosenbrock", "--modes", "revers", "--json", str(path))[0] == 2
+    assert path.read_text() == "old"
+
+
+def test_problems_lists_every_name(capsys):
+    code, out, _ = run(capsys, "problems")
+    assert code == 0
+    assert all(name in out for name in problems.names())
+
+
+def test_info_names_what_the_numbers_depend_on(capsys):
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    for word in ("jax", "jaxlib", "python", "devices", "float32"):
+        assert word in out
+
+
+def test_the_module_runs_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "gradlab", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "compare" in done.stdout
