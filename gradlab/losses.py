@@ -6,13 +6,14 @@ derivative is finite for logits of ±1e4 in float32.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gradlab.errors import OptionError, ShapeError
 
 Array = jax.Array
 
 
-def l2(prediction: Array, target: Array) -> Array:
+def l2(prediction: ArrayLike, target: ArrayLike) -> Array:
     """The squared error (ŷ − y)².
 
     Args:
@@ -29,7 +30,7 @@ def l2(prediction: Array, target: Array) -> Array:
     return jnp.square(jnp.subtract(prediction, target))
 
 
-def l2_derivative(prediction: Array, target: Array) -> Array:
+def l2_derivative(prediction: ArrayLike, target: ArrayLike) -> Array:
     """∂l2/∂ŷ = 2 (ŷ − y). Args and Returns as for `l2`.
 
     Source: equation 5.2.
@@ -40,7 +41,7 @@ def l2_derivative(prediction: Array, target: Array) -> Array:
     return 2 * jnp.subtract(prediction, target)
 
 
-def l1(prediction: Array, target: Array) -> Array:
+def l1(prediction: ArrayLike, target: ArrayLike) -> Array:
     """The absolute error |ŷ − y|; its derivative by automatic differentiation is 0 at equality.
 
     Args:
@@ -59,7 +60,7 @@ def l1(prediction: Array, target: Array) -> Array:
     return difference * jnp.sign(difference)
 
 
-def l1_derivative(prediction: Array, target: Array) -> Array:
+def l1_derivative(prediction: ArrayLike, target: ArrayLike) -> Array:
     """∂l1/∂ŷ = sign(ŷ − y), and 0 at equality. Args and Returns as for `l1`.
 
     Source: equation 5.4.
@@ -70,7 +71,7 @@ def l1_derivative(prediction: Array, target: Array) -> Array:
     return jnp.sign(jnp.subtract(prediction, target))
 
 
-def huber(prediction: Array, target: Array, *, delta: float = 1.0) -> Array:
+def huber(prediction: ArrayLike, target: ArrayLike, *, delta: float = 1.0) -> Array:
     """Squared near the target and straight beyond: d²/2 for |d| ≤ δ, δ (|d| − δ/2) otherwise, with d = ŷ − y.
 
     Args:
@@ -94,7 +95,7 @@ def huber(prediction: Array, target: Array, *, delta: float = 1.0) -> Array:
     return inside * (d - 0.5 * inside)
 
 
-def huber_derivative(prediction: Array, target: Array, *, delta: float = 1.0) -> Array:
+def huber_derivative(prediction: ArrayLike, target: ArrayLike, *, delta: float = 1.0) -> Array:
     """∂huber/∂ŷ = ŷ − y, clipped to ±δ. Args, Returns and Raises as for `huber`.
 
     Source: Huber (1964).
@@ -111,7 +112,7 @@ def _require_positive(delta: float) -> None:
         raise OptionError(f"delta must be positive, but got {delta!r}. It is where the loss turns straight.")
 
 
-def sigmoid(z: Array) -> Array:
+def sigmoid(z: ArrayLike) -> Array:
     """σ(z) = 1 / (1 + exp(−z)), between 0 at −∞ and 1 at +∞.
 
     Source: equation 5.5.
@@ -122,7 +123,7 @@ def sigmoid(z: Array) -> Array:
     return jax.nn.sigmoid(z)
 
 
-def sigmoid_derivative(z: Array) -> Array:
+def sigmoid_derivative(z: ArrayLike) -> Array:
     """σ'(z) = σ(z) (1 − σ(z)), at most ¼, at 0; falls to 0 on both sides.
 
     Source: equation 5.6.
@@ -134,7 +135,7 @@ def sigmoid_derivative(z: Array) -> Array:
     return jax.nn.sigmoid(z) * jax.nn.sigmoid(-jnp.asarray(z))
 
 
-def logistic(logit: Array, target: Array) -> Array:
+def logistic(logit: ArrayLike, target: ArrayLike) -> Array:
     """The cross-entropy −y log σ(z) − (1 − y) log(1 − σ(z)) of a logit z.
 
     Args:
@@ -149,12 +150,12 @@ def logistic(logit: Array, target: Array) -> Array:
     >>> round(float(logistic(0.0, 1)), 4), float(logistic(1e4, 1)), float(logistic(1e4, 0))
     (0.6931, 0.0, 10000.0)
     """
-    z = jnp.asarray(logit)
+    z, y = jnp.asarray(logit), jnp.asarray(target)
     # −y z + softplus(z) subtracts two large numbers for y = 1, z ≫ 0; in this form each term is small when the loss is.
-    return target * jax.nn.softplus(-z) + (1 - target) * jax.nn.softplus(z)
+    return y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z)
 
 
-def logistic_derivative(logit: Array, target: Array) -> Array:
+def logistic_derivative(logit: ArrayLike, target: ArrayLike) -> Array:
     """∂logistic/∂z = σ(z) − y. Args and Returns as for `logistic`.
 
     Source: equation 5.9.
@@ -165,7 +166,7 @@ def logistic_derivative(logit: Array, target: Array) -> Array:
     return jax.nn.sigmoid(logit) - target
 
 
-def softmax_cross_entropy(logits: Array, target: Array) -> Array:
+def softmax_cross_entropy(logits: ArrayLike, target: ArrayLike) -> Array:
     """The cross-entropy −Σᵢ yᵢ log softmax(z)ᵢ of logits z.
 
     Args:
@@ -186,7 +187,7 @@ def softmax_cross_entropy(logits: Array, target: Array) -> Array:
     return -jnp.sum(_probabilities(logits, target) * jax.nn.log_softmax(logits), axis=-1)
 
 
-def softmax_cross_entropy_derivative(logits: Array, target: Array) -> Array:
+def softmax_cross_entropy_derivative(logits: ArrayLike, target: ArrayLike) -> Array:
     """∂loss/∂z = softmax(z) Σy − y, which is softmax(z) − onehot for a class. Args and Raises as for the loss.
 
     Returns:
@@ -201,7 +202,7 @@ def softmax_cross_entropy_derivative(logits: Array, target: Array) -> Array:
     return jax.nn.softmax(logits) * jnp.sum(y, axis=-1, keepdims=True) - y
 
 
-def _probabilities(logits: Array, target: Array) -> Array:
+def _probabilities(logits: ArrayLike, target: ArrayLike) -> Array:
     """The target as probabilities: integers of the logits' shape less the last axis are class numbers."""
     shape, given = jnp.shape(logits), jnp.shape(target)
     if not shape:
@@ -216,7 +217,7 @@ def _probabilities(logits: Array, target: Array) -> Array:
     )
 
 
-def softmax_jacobian(probabilities: Array) -> Array:
+def softmax_jacobian(probabilities: ArrayLike) -> Array:
     """∂softmax/∂z = diag(o) − o oᵀ from the outputs o = softmax(z): entries oᵢ (δᵢⱼ − oⱼ).
 
     Args:
@@ -230,10 +231,11 @@ def softmax_jacobian(probabilities: Array) -> Array:
     >>> softmax_jacobian(jnp.array([0.5, 0.5])).tolist()
     [[0.25, -0.25], [-0.25, 0.25]]
     """
-    return jnp.diag(probabilities) - jnp.outer(probabilities, probabilities)
+    o = jnp.asarray(probabilities)
+    return jnp.diag(o) - jnp.outer(o, o)
 
 
-def softmax_pullback(probabilities: Array, cotangent: Array) -> Array:
+def softmax_pullback(probabilities: ArrayLike, cotangent: ArrayLike) -> Array:
     """Jᵀ v = o (v − ⟨o, v⟩) for the softmax with outputs o: the cotangent of the logits, without J.
 
     Args:

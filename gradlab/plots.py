@@ -2,14 +2,29 @@
 
 from collections.abc import Sequence
 from io import BytesIO, StringIO
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab.comparison import Comparison
+from gradlab.report import write_atomically
 
 COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#787774")
+
+
+def figure(width: float, height: float) -> Figure:
+    """A fresh figure, outside pyplot: nothing to close.
+
+    Args:
+        width, height: inches.
+
+    >>> figure(12.0, 4.0).subplots(1, 2).shape
+    (2,)
+    """
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def axes(width: float = 6.4, height: float = 4.0) -> Axes:
@@ -21,7 +36,7 @@ def axes(width: float = 6.4, height: float = 4.0) -> Axes:
     >>> axes().figure.get_size_inches().tolist()
     [6.4, 4.0]
     """
-    ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    ax = figure(width, height).add_subplot()
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -56,13 +71,13 @@ def sheet(results: Sequence[Comparison]) -> Figure:
     """One figure with the picture of every comparison, up to three in a row."""
     columns = min(3, max(1, len(results)))
     rows = -(-len(results) // columns)
-    figure = Figure(figsize=(6.4 * columns, 4.0 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    whole = figure(6.4 * columns, 4.0 * rows)
+    grid = whole.subplots(rows, columns, squeeze=False)
     for ax, result in zip(grid.flat, results, strict=False):
         comparison(result, ax)
     for ax in list(grid.flat)[len(results) :]:
         ax.set_axis_off()
-    return figure
+    return whole
 
 
 def svg(result: Comparison) -> str:
@@ -73,8 +88,26 @@ def svg(result: Comparison) -> str:
     return drawn[drawn.index("<svg") :]
 
 
-def image(figure: Any, kind: str) -> bytes:
+def image(drawn: Figure, kind: str) -> bytes:
     """A figure as the bytes of an image file: `"png"`, `"svg"` or `"pdf"`."""
     buffer = BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
+    drawn.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()
+
+
+def save(drawn: Axes | Figure, path: str | PathLike[str]) -> Path:
+    """Write the figure of some axes to a file, whole or not at all, and return its path.
+
+    Args:
+        drawn: axes, or a figure.
+        path: ends in `.png`, `.svg` or `.pdf`; its folder is made.
+
+    >>> import tempfile
+    >>> save(axes(), Path(tempfile.mkdtemp()) / "empty.svg").name
+    'empty.svg'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    write_atomically(path, image(cast(Figure, whole), path.suffix[1:]))
+    return path

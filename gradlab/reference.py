@@ -14,6 +14,8 @@ from gradlab.types import Fn, PyTree
 # A working precision keeps about half its digits through a derivative; a wrong rule is off by far more.
 WRONG_ABOVE_ROOT_EPS = 30.0
 
+NO_FLOAT64 = "f cannot run in float64; held against differences of its values and the other modes instead"
+
 Verdict = tuple[float | None, bool, str]
 Derivative = Callable[[Fn, str, str], Fn]
 
@@ -31,29 +33,33 @@ def judge(f: Fn, args: tuple, of: str, results: dict[str, PyTree], derivative: D
         derivative: makes the derivative of f in a mode.
 
     Returns:
-        `(error, right, note)` for each mode; the error is a ratio to the reference's largest entry.
+        `(error, right, note)` for each mode; the error is a ratio to the reference's largest entry, and None where f
+        cannot run in float64.
     """
     if not results:
         return {}
     limit = WRONG_ABOVE_ROOT_EPS * float(np.sqrt(_epsilon(args[0])))
     numeric = _Numeric(f, args, of)
     exact = {m: _in_float64(derivative(f, of, m), args) for m in list(results)[:1]}
-    base = next(iter(exact.values()))
-    base = base if base is not None else next(iter(results.values()))
+    candidates = {m: e if e is not None else results[m] for m, e in exact.items()}
+    chosen, base = next(iter(candidates.items()))
     if numeric.refutes(base) or any(not _difference(r, base) <= limit for r in results.values()):
         exact |= {m: _in_float64(derivative(f, of, m), args) for m in results if m not in exact}
         candidates = {m: e if e is not None else results[m] for m, e in exact.items()}
-        base = min(candidates.values(), key=numeric.gap)
+        chosen, base = min(candidates.items(), key=lambda item: numeric.gap(item[1]))
     refuted = numeric.refutes(base)
-    return {mode: _verdict(_difference(result, base), limit, refuted) for mode, result in results.items()}
+    wide = exact[chosen] is not None and _epsilon(base) < 1e-15
+    return {mode: _verdict(_difference(result, base), limit, refuted, wide) for mode, result in results.items()}
 
 
-def _verdict(error: float, limit: float, refuted: bool) -> Verdict:
+def _verdict(error: float, limit: float, refuted: bool, wide: bool) -> Verdict:
+    known = error if wide else None
     if refuted:
-        return error, False, "disagrees with differences of f's values"
-    if error <= limit:
-        return error, True, ""
-    return error, False, f"differs from the float64 reference by {error:.2g} of its largest entry"
+        return known, False, "disagrees with differences of f's values"
+    if not error <= limit:
+        reference = "the float64 reference" if wide else "the mode that differences of f's values support"
+        return known, False, f"differs from {reference} by {error:.2g} of its largest entry"
+    return known, True, "" if wide else NO_FLOAT64
 
 
 class _Numeric:
@@ -79,6 +85,7 @@ class _Numeric:
 
 
 def _epsilon(x: PyTree) -> float:
+    """The rounding of the coarsest floating leaf."""
     return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(x))
 
 

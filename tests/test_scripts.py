@@ -1,0 +1,40 @@
+"""Every script runs as its first lines say, and draws the picture that it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ("losses", "directional_derivatives", "worked_step", "softmax_pullback", "local_models")
+
+
+def run(script, folder, *arguments):
+    """Run a script from an empty folder, with this copy of gradlab, and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", PICTURES)
+def test_a_script_prints_its_numbers_and_draws_its_picture(script, tmp_path):
+    printed = run(script, tmp_path)
+    assert "nan" not in printed
+    promised = re.search(r"draws (\S+)", (ROOT / "scripts" / f"{script}.py").read_text())
+    assert (tmp_path / promised[1]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worked_step_prints_the_numbers_of_equation_4_1(tmp_path):
+    printed = run("worked_step", tmp_path)
+    for number in ("= 10 ", "= 1\n", "∂loss/∂ŷ = 2", "∂ŷ/∂θ = 2", "∂loss/∂θ = 4", "= 4.5"):
+        assert number in printed
+
+
+def test_compare_modes_takes_problems_by_name(tmp_path):
+    printed = run("compare_modes", tmp_path, "softplus_sum")
+    assert "forward: gradient cannot use mode" in printed and "reverse is ready to use" in printed
