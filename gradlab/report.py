@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from io import StringIO
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console, Group
@@ -76,7 +77,7 @@ def heading(comparison: Comparison) -> str:
 
 def table(comparison: Comparison) -> Group:
     """The comparison for a rich console: a table, and the reasons below it."""
-    grid = Table(title=heading(comparison), title_justify="left", title_style="bold", header_style="dim")
+    grid = Table(header_style="dim")
     for i, header in enumerate(HEADERS):
         grid.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
     best = comparison.best
@@ -84,7 +85,7 @@ def table(comparison: Comparison) -> Group:
         style = "green" if best and row.mode == best.mode else "red" if row.status in ("wrong", "failed") else None
         grid.add_row(*cells(row), style=style)
     reasons = [Text(f"  {row.mode}: {row.reason}", style="dim") for row in comparison.rows if row.reason]
-    return Group(grid, *reasons)
+    return Group(Text(heading(comparison), style="bold"), grid, *reasons)
 
 
 def text(comparison: Comparison, width: int = 120) -> str:
@@ -147,7 +148,7 @@ def _default_loss(name: str, mode: str, group: Sequence[Comparison]) -> str:
     ran = [f"{name} ({mode}) could not run, or was wrong, on {', '.join(cannot)}."] if cannot else []
     if known:
         worst = max(known, key=lambda problem: known[problem])
-        middle = sorted(known.values())[len(known) // 2]
+        middle = median(known.values())
         ran.insert(
             0, f"{name} ({mode}) took {middle:.2f} × the best (median), {known[worst]:.1f} × at worst ({worst})."
         )
