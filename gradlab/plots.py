@@ -63,7 +63,7 @@ def comparison(result: Comparison, ax: Axes | None = None) -> Axes:
     ax.grid(alpha=0.25, which="both")
     ax.margins(0.25)
     if drawn:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
 
 
