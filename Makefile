@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes; 0 runs the suite in one, which is what a single accelerator needs.
+JOBS ?= auto
 
 .PHONY: compare test lint format matrix overhead clean
 
@@ -9,7 +11,7 @@ compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .

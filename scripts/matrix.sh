@@ -32,7 +32,7 @@ for pair in '3.11 jax>=0.10,<0.11' '3.12 jax>=0.11,<0.12' '3.13 jax>=0.12'; do
     fi
     versions=$("$venv/bin/python" -c "import sys, jax, jaxlib; print(f'Python {sys.version.split()[0]}, jax {jax.__version__}, jaxlib {jaxlib.__version__}')")
     echo "== $versions"
-    if "$venv/bin/python" -m pytest -q -p no:cacheprovider; then
+    if "$venv/bin/python" -m pytest -q -n auto -p no:cacheprovider; then
         summary+=("$versions: passed")
     else
         summary+=("$versions: FAILED")
