@@ -4,7 +4,7 @@ Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), chapter 3.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, assert_never, cast
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +77,9 @@ def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux
 
 
 def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    aux = None
-    if has_aux:
-        _, push, aux = jax.linearize(f, x, has_aux=True)
-    else:
-        _, push = jax.linearize(f, x)
+    _, push, *aux = jax.linearize(f, x, has_aux=cast(Any, has_aux))
     jac = assembled(push, x, chunk_size)
-    return (jac, aux) if has_aux else jac
+    return (jac, *aux) if has_aux else jac
 
 
 def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
@@ -100,18 +96,14 @@ def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
 
 
 def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    aux = None
-    if has_aux:
-        y, pull, aux = jax.vjp(f, x, has_aux=True)
-    else:
-        y, pull = jax.vjp(f, x)
+    y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
     rows = in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0)
     leaves, structure = jax.tree.flatten(y)
     parts = [jax.tree.leaves(_split(row, y, jnp.shape(leaf), axis=0)) for row, leaf in _with_shapes(rows, x)]
     inner = jax.tree.structure(x)
     rebuilt = [jax.tree.unflatten(inner, [part[i] for part in parts]) for i in range(len(leaves))]
     jac = jax.tree.unflatten(structure, rebuilt)
-    return (jac, aux) if has_aux else jac
+    return (jac, *aux) if has_aux else jac
 
 
 def _with_shapes(rows: PyTree, x: PyTree) -> list[tuple[jax.Array, Any]]:
