@@ -1,6 +1,6 @@
 """What gradlab costs over JAX: each operator against JAX's own, compiled, interleaved in one run, as ratios.
 
-Run: python scripts/bench_overhead.py [--rounds 200] [--json scripts/results/overhead.json]
+Run: python scripts/bench_overhead.py [--rounds 400] [--json scripts/results/overhead.json]
 
 Two ratios a row. `time`: the median over rounds of gradlab's time over JAX's, the two run one after the other in each
 round, with the middle half of those ratios. `program`: whether the compiler gave both one program, which settles the
@@ -25,6 +25,7 @@ import gradlab as gl
 from gradlab.cli import facts
 from gradlab.report import to_json, write_atomically
 
+COMPILATIONS = 8
 FAR = jax.jacfwd
 REAR = jax.jacrev
 
@@ -82,23 +83,25 @@ def seconds(run: Callable[[], Any], count: int) -> float:
 
 
 def measured(ours: Callable, theirs: Callable, args: tuple, rounds: int) -> dict[str, Any]:
-    programs = [jax.jit(f).lower(*args).compile() for f in (ours, theirs)]
-    runs = [partial(program, *args) for program in programs]
-    once = min(seconds(runs[1], 1) for _ in range(5))
-    count = max(1, int(2e-3 / once))
-    ratios = []
-    for i in range(rounds):
-        order = (0, 1) if i % 2 else (1, 0)
-        taken = {which: seconds(runs[which], count) for which in order}
-        ratios.append(taken[0] / taken[1])
+    """Ratios over several compilations of each: where a program lands in memory can cost it a few per cent."""
+    ratios, same = [], True
+    for _ in range(COMPILATIONS):
+        programs = [jax.jit(f).lower(*args).compile() for f in (ours, theirs)]
+        same &= program_text(programs[0]) == program_text(programs[1])
+        runs = [partial(program, *args) for program in programs]
+        once = min(seconds(runs[1], 1) for _ in range(5))
+        count = max(1, int(2e-3 / once))
+        for i in range(rounds // COMPILATIONS):
+            order = (0, 1) if i % 2 else (1, 0)
+            taken = {which: seconds(runs[which], count) for which in order}
+            ratios.append(taken[0] / taken[1])
     low, middle, high = np.percentile(ratios, [25, 50, 75])
-    same = program_text(programs[0]) == program_text(programs[1])
-    return {"ratio": float(middle), "low": float(low), "high": float(high), "rounds": rounds, "same_program": same}
+    return {"ratio": float(middle), "low": float(low), "high": float(high), "rounds": len(ratios), "same_program": same}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--json", default="scripts/results/overhead.json")
     options = parser.parse_args()
     rows = {name: measured(ours, theirs, args, options.rounds) for name, ours, theirs, args in cases()}
