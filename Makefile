@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead clean
+.PHONY: compare test lint format matrix overhead wolves clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -28,6 +28,10 @@ matrix:
 
 overhead: $(VENV)/.installed
 	@$(BIN)/python scripts/bench_overhead.py
+
+# False alarms and misses, beside other checkers where they are installed.
+wolves: $(VENV)/.installed-test
+	@$(BIN)/python scripts/bench_check.py
 
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml

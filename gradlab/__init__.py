@@ -22,10 +22,11 @@ _HOME = {
         "taylor",
         "value_and_gradient",
     ),
+    "checking": ("Check", "Finding", "check"),
     "comparison": ("Comparison", "Row", "compare"),
     "errors": ("GradlabError",),
 }
-_MODULES = ("errors", "losses", "models", "plots", "problems")
+_MODULES = ("errors", "losses", "models", "plots", "problems", "testing")
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = "0.1.0"
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from gradlab import models as models
     from gradlab import plots as plots
     from gradlab import problems as problems
+    from gradlab import testing as testing
+    from gradlab.checking import Check, Finding, check
     from gradlab.comparison import Comparison, Row, compare
     from gradlab.errors import GradlabError
     from gradlab.operators import (

@@ -1,5 +1,6 @@
-"""The `gradlab` command: compare, problems, info."""
+"""The `gradlab` command: compare, check, problems, info."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gradlab import problems, report
+from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
 from gradlab.errors import GradlabError, MissingExtraError, TargetError
 from gradlab.targets import quantity, resolve
@@ -123,6 +125,24 @@ def _write(done: Sequence[Comparison], json: Path | None, html: Path | None, plo
         from gradlab import plots
 
         report.write_atomically(plot, plots.image(plots.sheet(done), plot.suffix[1:]))
+
+
+@app.command("check")
+def check_command(
+    target: Annotated[str, typer.Argument(help="A problem's name, or package.module:function.")],
+    args: Annotated[str | None, typer.Option(help="package.module:name of the arguments.")] = None,
+    order: Annotated[int, typer.Option(help="1, or 2 for the second derivative as well.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
+) -> None:
+    """Say whether a derivative is right, or what is wrong with it and where; the exit code is 0 only for ok."""
+    _require_writable(json, None, None)
+    f, inputs, _ = resolve(target, args)
+    result = dataclasses.replace(check(f, *inputs, order=order), name=target)
+    Console(highlight=False).print(str(result), style="green" if result.ok else "red", markup=False)
+    if json is not None:
+        report.write_atomically(json, report.to_json({"check": result.to_dict(), "info": facts()}))
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 @app.command("problems")

@@ -51,6 +51,10 @@ class UnsupportedModeError(GradlabError, ValueError):
     """A mode that exists, and that this function has no differentiation rule for."""
 
 
+class WrongDerivativeError(GradlabError, AssertionError):
+    """A check did not end in `ok`; the text is its report."""
+
+
 class MissingExtraError(GradlabError, ImportError):
     """An optional package is not installed, or does not work with this JAX."""
 

@@ -1,12 +1,16 @@
 """The only file that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core
 
+from gradlab.errors import UnsupportedModeError
 from gradlab.types import PyTree
 
 # Below this many numbers a constant costs the compiler nothing, and as an argument it would cost a transfer.
@@ -25,6 +29,81 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A function as JAX sees it at arguments of these shapes; calling it replays the operators, with their rules.
+
+    Attributes:
+        closed: JAX's intermediate representation, for this module alone.
+        shape: the output, a pytree of `jax.ShapeDtypeStruct`.
+    """
+
+    closed: Any
+    shape: PyTree
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        return self._rebuilt(core.jaxpr_as_fun(self.closed)(*jax.tree.leaves(args)))
+
+    @cached_property
+    def operators(self) -> frozenset[str]:
+        """The names of all operators, those of inner programs included."""
+        return frozenset(_operators(self.closed))
+
+    @cached_property
+    def has_pieces(self) -> bool:
+        """Whether an operator chooses or rounds on purpose, so that flat pieces of the output may be meant."""
+        return bool(_CHOOSING & self.operators)
+
+    @cached_property
+    def rounding(self) -> float:
+        """The largest relative rounding of a floating dtype that the arguments pass through."""
+        return max(_roundings(self.closed, [True] * len(_inner(self.closed).invars)), default=0.0)
+
+    def same_as(self, other: "Traced") -> bool:
+        """Whether both have the same operators and the same constants: a function that draws on its own has not."""
+        pairs = zip_longest(_marks(self.closed), _marks(other.closed))
+        return all(type(a) is type(b) and np.array_equal(a, b, equal_nan=_holds_floats(a)) for a, b in pairs)
+
+    def from_base(self, base: PyTree, *args: PyTree) -> PyTree:
+        """The output at args, with what `stop_gradient` passes on held at its value for the arguments `base`.
+
+        The derivative of this by args, at base, is the one that JAX takes.
+
+        Raises:
+            UnsupportedModeError: a `stop_gradient` inside a `while_loop` or a `cond`.
+        """
+        return self._rebuilt(_from_base(self.closed, jax.tree.leaves(base), jax.tree.leaves(args))[1])
+
+    def hoisted(self) -> tuple[Callable[..., PyTree], list[Any]]:
+        """The same as a program of its large constants and its arguments; see `hoist`."""
+        found: dict[int, Any] = {id(c): c for c in _constants(self.closed) if _large(c)}
+
+        def program(constants: list[Any], *args: PyTree) -> PyTree:
+            traced = dict(zip(found, constants, strict=True))
+            return self._rebuilt(_evaluate(self.closed, jax.tree.leaves(args), traced))
+
+        return program, list(found.values())
+
+    def _rebuilt(self, leaves: list[Any]) -> PyTree:
+        return jax.tree.unflatten(jax.tree.structure(self.shape), leaves)
+
+
+def trace(f: Callable[..., PyTree], *args: PyTree) -> Traced:
+    """f as a `Traced` at these arguments, or at their shapes; what it closes over is constant.
+
+    >>> program = trace(lambda x: {"y": x * jax.numpy.sin(x)}, 1.0)
+    >>> sorted(program.operators), program.shape["y"].shape
+    (['mul', 'sin'], ())
+    """
+    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    return Traced(closed, shape)
+
+
+# Operators that make pieces: they round, or take one of several values.
+_CHOOSING = {"floor", "ceil", "round", "sign", "abs", "max", "min", "clamp", "select_n", "sort", "top_k", "argmax"}
+_CHOOSING |= {"argmin", "approx_top_k", "reduce_max", "reduce_min", "cummax", "cummin", "cond", "while"}
 
 
 def hoist(f: Callable[..., PyTree], *args: PyTree) -> tuple[Callable[..., PyTree], list[Any]]:
@@ -46,43 +125,132 @@ def hoist(f: Callable[..., PyTree], *args: PyTree) -> tuple[Callable[..., PyTree
     >>> [c.shape for c in constants], float(program(constants, 1.0)[99])
     ([(100,)], 100.0)
     """
-    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
-    found: dict[int, Any] = {id(c): c for c in _constants(closed) if _large(c)}
-    structure = jax.tree.structure(shape)
-
-    def program(constants: list[Any], *args: PyTree) -> PyTree:
-        traced = dict(zip(found, constants, strict=True))
-        return jax.tree.unflatten(structure, _evaluate(closed, jax.tree.leaves(args), traced))
-
-    return program, list(found.values())
+    return trace(f, *args).hoisted()
 
 
-def lacks_forward_rule(f: Callable[..., PyTree], *args: PyTree) -> bool:
-    """Whether f takes a forward-mode derivative of a function that has a rule for reverse mode only.
+def lacks_forward_rule(program: Traced) -> bool:
+    """Whether a program takes a forward-mode derivative of a function that has a rule for reverse mode only.
 
     Run eagerly, JAX refuses such a derivative; traced, it leaves an operator behind that only fails when the program is
     lowered, far from the mistake.
 
-    Args:
-        f: a function that takes a derivative; it must be traceable.
-        args: its arguments, or their shapes.
-
     >>> rule = jax.custom_vjp(lambda x: x)
     >>> rule.defvjp(lambda x: (x, None), lambda _, w: (w,))
-    >>> lacks_forward_rule(lambda x: jax.jvp(rule, (x,), (x,)), 1.0), lacks_forward_rule(jax.grad(rule), 1.0)
+    >>> push = trace(lambda x: jax.jvp(rule, (x,), (x,)), 1.0)
+    >>> lacks_forward_rule(push), lacks_forward_rule(trace(jax.grad(rule), 1.0))
     (True, False)
     """
-    return any(name == "custom_lin" for name in _operators(jax.make_jaxpr(f)(*args)))
+    return "custom_lin" in program.operators
+
+
+def draws(program: Traced) -> bool:
+    """Whether a program draws random numbers: in another precision it may draw others.
+
+    >>> draws(trace(lambda key: jax.random.normal(key), jax.random.key(0))), draws(trace(jax.numpy.sin, 1.0))
+    (True, False)
+    """
+    return any(name.startswith(("random_", "threefry", "rng_")) for name in program.operators)
 
 
 def _operators(program: Any) -> Iterator[str]:
     """The name of every operator, those of inner programs included."""
     for eqn in _inner(program).eqns:
         yield eqn.primitive.name
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                if hasattr(_inner(inner), "eqns"):
-                    yield from _operators(inner)
+        for inner in _programs(eqn):
+            yield from _operators(inner)
+
+
+def _programs(eqn: Any) -> Iterator[Any]:
+    """The programs that an operator holds."""
+    for value in eqn.params.values():
+        for inner in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(_inner(inner), "eqns"):
+                yield inner
+
+
+def _roundings(closed: Any, moves: list[bool]) -> Iterator[float]:
+    """The rounding of every floating number that depends on an input that moves."""
+    jaxpr = _inner(closed)
+    moving = {v for v, moved in zip(jaxpr.invars, moves, strict=True) if moved}
+    for eqn in jaxpr.eqns:
+        operands = [not isinstance(v, core.Literal) and v in moving for v in eqn.invars]
+        if not any(operands):
+            continue
+        moving.update(eqn.outvars)
+        for v in eqn.outvars:
+            dtype = getattr(v.aval, "dtype", None)
+            if dtype is not None and jax.numpy.issubdtype(dtype, np.inexact):
+                yield float(jax.numpy.finfo(dtype).eps)
+        for inner in _programs(eqn):
+            count = len(_inner(inner).invars)
+            yield from _roundings(inner, operands if count == len(operands) else [True] * count)
+
+
+def _marks(program: Any) -> Iterator[Any]:
+    """Operators and constants in their order: two programs with the same compute the same."""
+    yield from (_plain(c) for c in getattr(program, "consts", ()))
+    for eqn in _inner(program).eqns:
+        yield eqn.primitive.name
+        yield from (_plain(v.val) for v in eqn.invars if isinstance(v, core.Literal))
+        for inner in _programs(eqn):
+            yield from _marks(inner)
+
+
+def _plain(constant: Any) -> np.ndarray:
+    dtype: Any = getattr(constant, "dtype", None)
+    is_key = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(constant) if is_key else constant)
+
+
+def _holds_floats(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fc"
+
+
+def _from_base(closed: Any, base: list[Any], moved: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Run a program at two points at once, the second with what `stop_gradient` passes on taken from the first."""
+    jaxpr = _inner(closed)
+    values: dict[Any, tuple[Any, Any]] = {}
+    values.update(zip(jaxpr.constvars, ((c, c) for c in closed.consts), strict=True))
+    values.update(zip(jaxpr.invars, zip(base, moved, strict=True), strict=True))
+    read = lambda atom: (atom.val, atom.val) if isinstance(atom, core.Literal) else values[atom]
+    for eqn in jaxpr.eqns:
+        operands = [read(v) for v in eqn.invars]
+        results = _from_base_operator(eqn, [b for b, _ in operands], [m for _, m in operands])
+        values.update(zip(eqn.outvars, zip(*results, strict=True), strict=True))
+    return [read(v)[0] for v in jaxpr.outvars], [read(v)[1] for v in jaxpr.outvars]
+
+
+def _from_base_operator(eqn: Any, base: list[Any], moved: list[Any]) -> tuple[list[Any], list[Any]]:
+    name = eqn.primitive.name
+    if name == "stop_gradient":
+        return base, base
+    if "stop_gradient" not in {inner for program in _programs(eqn) for inner in _operators(program)}:
+        return _bound(eqn, base), _bound(eqn, moved)
+    if name in _CALLS:
+        return _from_base(_called(eqn), base, moved)
+    if name == "scan":
+        return _from_base_scan(eqn, base, moved)
+    raise UnsupportedModeError(
+        f"allow_stop_gradient=True cannot hold the values of a stop_gradient inside {name}; move it out of there."
+    )
+
+
+def _from_base_scan(eqn: Any, base: list[Any], moved: list[Any]) -> tuple[list[Any], list[Any]]:
+    body_program = _inner(eqn.params["jaxpr"])
+    # What is scanned over has one axis less inside; how versions say which operands these are differs.
+    stacked = lambda outer, inner: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True))
+    carry = len(eqn.outvars) - stacked(eqn.outvars, body_program.outvars)
+    consts = len(eqn.invars) - stacked(eqn.invars, body_program.invars) - carry
+    split = lambda values: (values[:consts], values[consts : consts + carry], values[consts + carry :])
+    (fixed_base, start_base, xs_base), (fixed, start, xs) = split(base), split(moved)
+
+    def body(state: Any, x: Any) -> Any:
+        one, two = _from_base(eqn.params["jaxpr"], [*fixed_base, *state[0], *x[0]], [*fixed, *state[1], *x[1]])
+        return (one[:carry], two[:carry]), (one[carry:], two[carry:])
+
+    options = {name: eqn.params[name] for name in ("length", "reverse")}
+    last, ys = jax.lax.scan(body, (start_base, start), (xs_base, xs), **options)
+    return [*last[0], *ys[0]], [*last[1], *ys[1]]
 
 
 def _large(constant: Any) -> bool:
@@ -125,7 +293,12 @@ def _evaluate(closed: Any, args: list[Any], traced: dict[int, Any]) -> list[Any]
         if eqn.primitive.name in _CALLS and any(id(c) in traced for c in _constants(_called(eqn))):
             results = _evaluate(_called(eqn), operands, traced)
         else:
-            bound = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-            results = bound if eqn.primitive.multiple_results else [bound]
+            results = _bound(eqn, operands)
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _bound(eqn: Any, operands: list[Any]) -> list[Any]:
+    """The results of one operator."""
+    result = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(result) if eqn.primitive.multiple_results else [result]

@@ -27,7 +27,10 @@ FUNCTIONS = [name for name in gl.__all__ if inspect.isroutine(getattr(gl, name))
 HEAVY = ("matplotlib", "typer", "rich", "sklearn", "asdex", "matfree", "folx", "orbax", "sympy", "torch")
 
 
-@pytest.mark.parametrize("name", [*OPERATORS, "compare", "losses", "models", "problems", "plots", "GradlabError"])
+@pytest.mark.parametrize(
+    "name",
+    [*OPERATORS, "compare", "check", "Check", "testing", "losses", "models", "problems", "plots", "GradlabError"],
+)
 def test_a_name_of_the_design_is_public(name):
     assert name in gl.__all__ and name in dir(gl)
     assert getattr(gl, name) is not None

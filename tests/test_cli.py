@@ -83,6 +83,9 @@ def test_files_hold_what_was_printed(capsys, tmp_path):
         (["compare", "rosenbrock", "--json", "no/such/folder/x.json"], "does not exist"),
         (["compare", "rosenbrock", "--html", "."], "folder"),
         (["compare", "rosenbrock", "--plot", "x.bmp"], ".png"),
+        (["check", "rosenbrok"], "rosenbrock"),
+        (["check", "rosenbrock", "--order", "3"], "order"),
+        (["check", "rosenbrock", "--json", "no/such/folder/x.json"], "does not exist"),
     ],
 )
 def test_a_mistake_is_named_on_stderr_with_exit_code_two(capsys, monkeypatch, arguments, words):
@@ -98,6 +101,21 @@ def test_a_failed_run_leaves_the_old_file(capsys, tmp_path):
     path.write_text("old")
     assert run(capsys, "compare", "rosenbrock", "--modes", "revers", "--json", str(path))[0] == 2
     assert path.read_text() == "old"
+
+
+def test_a_right_derivative_ends_in_exit_code_zero(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    code, out, err = run(capsys, "check", "softmax", "--json", str(path))
+    assert code == 0 and err == "" and "softmax: ok" in out
+    content = json.loads(path.read_text())
+    assert content["check"]["verdict"] == "ok" and "jax" in content["info"]
+
+
+def test_another_verdict_ends_in_exit_code_one(capsys, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import jax.numpy as jnp\nf = lambda x: jnp.abs(x).sum()\nx = jnp.zeros(2)\n")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "check", "mine:f", "--args", "mine:x", "--order", "2")
+    assert code == 1 and "mine:f: kink" in out and "args[0][0]" in out
 
 
 def test_problems_lists_every_name(capsys):

@@ -26,6 +26,7 @@ RIGHT = {
     "fine steps": (lambda x: jnp.floor(100 * x) / 100, lambda x: 0.0, 0.505),
     "cancellation": (lambda x: (x + 1e8) - 1e8, lambda x: 1.0, 1.0),
     "noise": (lambda x: x + 1e-9 * jnp.sin(1e13 * x), lambda x: 1.0, 1.0),
+    "noise above smoothness": (lambda x: (1 - jnp.cos(x)) / x**2, lambda x: -x / 12, 1e-4),
     "float32 inside": (lambda x: jnp.sin(x.astype(jnp.float32)) * jnp.ones_like(x), np.cos, 1.0),
 }
 SMOOTH = ("exp", "fast oscillation", "large value", "root near its edge", "small input")
@@ -40,7 +41,7 @@ def float64():
 def slope(f, x):
     """The slopes along a step of x's own size, and that size."""
     x = jnp.asarray(x, float)
-    v = finite.scaled(x, jnp.ones_like(x))
+    v = jnp.asarray(finite.scale(np.asarray(x)))
     return finite.directional(f, x, v), float(v)
 
 
@@ -103,12 +104,17 @@ def test_complex_outputs_are_two_numbers():
     np.testing.assert_allclose(best.value, 0.5 * np.array([-np.sin(0.5), np.cos(0.5)]), rtol=1e-10)
 
 
-def test_a_step_moves_each_leaf_by_its_own_size():
-    x = {"small": jnp.array([1e-8, 2e-8]), "large": jnp.array([1e6]), "zero": jnp.zeros(2)}
-    sizes = finite.scaled(x, jax.tree.map(jnp.ones_like, x))
-    np.testing.assert_allclose(sizes["small"], x["small"])
-    np.testing.assert_allclose(sizes["large"], 1e6)
-    np.testing.assert_array_equal(sizes["zero"], 1)
+def test_a_step_is_of_the_size_of_the_number_that_it_moves():
+    for x in ([1e-8, -2e-8], [1e6], [1e300, 2e300]):
+        np.testing.assert_allclose(finite.scale(np.array(x)), np.abs(x))
+    np.testing.assert_array_equal(finite.scale(np.zeros(2)), 1)
+    assert finite.scale(np.array([0.0, 1.0]))[0] == pytest.approx(0.1 / np.sqrt(2))
+
+
+def test_a_number_that_is_small_beside_its_leaf_may_take_a_longer_step_within_bounds():
+    small, large = finite.scale(np.array([1e-3, 1.0]), own=False)
+    assert small == pytest.approx(0.1 / np.sqrt(2), rel=1e-5) and large == 1.0
+    assert finite.scale(np.array([1e-20, 1.0]), own=False)[0] == pytest.approx(1e-16)
 
 
 def test_large_functions_are_evaluated_step_by_step_with_the_same_result(monkeypatch):
@@ -135,7 +141,7 @@ def test_the_uncertainty_holds_on_random_compositions():
             return x
 
         x = jnp.asarray(random.normal(size=8) * 10.0 ** random.integers(-3, 3))
-        v = finite.scaled(x, jnp.asarray(random.normal(size=8)))
+        v = jnp.asarray(finite.scale(np.asarray(x)) * random.normal(size=8))
         found = finite.directional(f, x, v)
         exact = np.asarray(jax.jvp(f, (x,), (v,))[1])
         gap = np.abs(found.best.value - exact)

@@ -1,5 +1,6 @@
 """Every script runs as its first lines say, and draws the picture that it promises."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,6 +34,19 @@ def test_the_worked_step_prints_the_numbers_of_equation_4_1(tmp_path):
     printed = run("worked_step", tmp_path)
     for number in ("= 10 ", "= 1\n", "∂loss/∂ŷ = 2", "∂ŷ/∂θ = 2", "∂loss/∂θ = 4", "= 4.5"):
         assert number in printed
+
+
+def test_check_gradients_shows_every_verdict(tmp_path):
+    printed = run("check_gradients", tmp_path)
+    for verdict in ("ok", "wrong", "nan", "kink", "second", "precision", "undecided"):
+        assert f"\n{verdict}\n" in f"\n{printed}"
+
+
+def test_bench_check_counts_alarms_and_misses(tmp_path):
+    printed = run("bench_check", tmp_path, "--only", "safe norm", "conjugated", "--json", "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["tools"]["gradlab.check"]
+    assert (rows["right"], rows["false_alarms"], rows["defects"], rows["missed"], rows["named"]) == (1, 0, 1, 0, 1)
+    assert "gradlab.check" in printed
 
 
 def test_compare_modes_takes_problems_by_name(tmp_path):

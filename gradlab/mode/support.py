@@ -6,10 +6,12 @@ from typing import Any, TypeVar
 import jax
 
 from gradlab.errors import UnsupportedModeError
-from gradlab.jaxprs import lacks_forward_rule
+from gradlab.jaxprs import lacks_forward_rule, trace
 from gradlab.types import PyTree
 
 Mode = TypeVar("Mode", bound=str)
+
+NO_FORWARD_RULE = "it calls a custom_vjp function, whose rule serves reverse mode only"
 
 
 def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
@@ -30,8 +32,8 @@ def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
     ('Reverse-mode differentiation does ', None)
     """
     try:
-        if lacks_forward_rule(compute, *args):
-            return "it calls a custom_vjp function, whose rule serves reverse mode only"
+        if lacks_forward_rule(trace(compute, *args)):
+            return NO_FORWARD_RULE
     except Exception as error:  # JAX's class for a missing rule differs by rule: TypeError, ValueError, KeyError, …
         return first_sentence(error)
     return None
