@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from defects import RIGHT, SECOND, WRONG, X, backward, forward
+from defects import MATRIX, RIGHT, SECOND, WRONG, X, backward, forward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +149,19 @@ def test_what_stop_gradient_passes_on_may_count_as_constant():
     assert check(wrong, X, allow_stop_gradient=True).verdict == "wrong"
 
 
+def test_indices_of_numpy_do_not_cost_the_float64_reference():
+    tokens = np.array([1, 2, 0, 1])
+    result = check(lambda p, tokens: jnp.sin(p["table"][tokens] @ p["out"]), {"table": MATRIX, "out": X[:4]}, tokens)
+    assert result.ok and result.power < 1e-3
+
+
+def test_a_leaf_of_little_effect_is_not_drowned():
+    f = lambda p, factor: jnp.sin(p["a"]).sum() + 1e-6 * with_factor(jnp.sin, factor, "forward")(p["b"]).sum()
+    p = {"a": X, "b": X}
+    assert check(lambda p: f(p, 1.0), p).ok
+    assert check(lambda p: f(p, 1.01), p).findings[0].where.startswith("args[0]['b']")
+
+
 def test_many_leaves_are_moved_in_groups_and_a_wrong_one_is_named():
     rule = lambda p, w: {k: w * jnp.cos(v) * (2 if k == "p33" else 1) for k, v in p.items()}
     f = backward(lambda p: sum(jnp.sin(v).sum() for v in p.values()), rule)
@@ -218,7 +231,9 @@ def test_float64_that_is_on_already_is_no_hindrance():
         (lambda: check(jnp.sin, X, order=3), ValueError, "order"),
         (lambda: check(jnp.sin, X, directions=0), ValueError, "directions"),
         (lambda: check(jnp.sin, X, tol=2), ValueError, "tol"),
-        (lambda: check(lambda n: 1.0 * n, 3), ValueError, "nothing to differentiate"),
+        (lambda: check(jnp.sin, X, key=3), ValueError, "random key"),
+        (lambda: check(jnp.sin), ValueError, "hold nothing"),
+        (lambda: check(lambda n: 1.0 * n, 3), ValueError, "nothing to differentiate by: the arguments hold int"),
         (lambda: check(jnp.argmax, X), TypeError, "int32"),
     ],
 )

@@ -91,6 +91,16 @@ class Case:
         return np.where(known, np.abs(self.slopes.best.value), 0.0).max(0, initial=0.0)
 
     @cached_property
+    def usual(self) -> Array:
+        """The largest slope of each output over the directions that move the same leaf, or all of them, `[D, m]`."""
+        sizes = np.where(self.told & self.clear, np.abs(self.slopes.best.value), 0.0)
+        usual = np.broadcast_to(self.scale, sizes.shape).copy()
+        for span, group in zip(self.directions.spans, self.directions.groups, strict=True):
+            outside = np.delete(self.v, np.arange(span.start, span.stop), axis=1)
+            usual[~outside.any(1)] = sizes[list(group)].max(0)
+        return usual
+
+    @cached_property
     def rounding(self) -> Array:
         """What J v may round by along any probe, for each output, `[m]`: it passes through terms of f's own size."""
         return ROUNDED * self.flat.eps * self.size

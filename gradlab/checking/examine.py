@@ -10,7 +10,7 @@ import numpy as np
 from gradlab import inputs
 from gradlab.checking import consistency
 from gradlab.checking.case import Case
-from gradlab.checking.flat import Flat, flatten, precision, slope, widened
+from gradlab.checking.flat import Flat, flatten, on_device, precision, slope, widened
 from gradlab.checking.judging import APPROXIMATE, ROOT_EPS, judge
 from gradlab.checking.probes import directions, probes
 from gradlab.checking.result import Check, Finding, concluded
@@ -78,11 +78,17 @@ def check(
       kink at args[0]: f is not differentiable here: its slope by args[0] is 1 to the right and -1 to the left. ...
     """
     _require_options(f, order, directions, tol)
-    key = jax.random.key(0) if key is None else key
-    random = np.random.default_rng(np.ravel(jax.random.key_data(key)).tolist())
-    settings = Settings(order, random, directions or DIRECTIONS, tol or 0.0, float64, allow_stop_gradient)
+    settings = Settings(order, _generator(key), directions or DIRECTIONS, tol or 0.0, float64, allow_stop_gradient)
     findings, power = _examined(f, args, settings)
     return concluded(findings, power, getattr(f, "__name__", type(f).__name__))
+
+
+def _generator(key: jax.Array | None) -> np.random.Generator:
+    try:
+        words = jax.random.key_data(jax.random.key(0) if key is None else key)
+    except TypeError as error:
+        raise OptionError(f"key must be a JAX random key, such as jax.random.key(0), but got {key!r:.60}.") from error
+    return np.random.default_rng(np.ravel(words).tolist())
 
 
 def _require_options(f: Fn, order: int, directions: int | None, tol: float | None) -> None:
@@ -98,6 +104,7 @@ Judged = tuple[list[Finding], float]
 
 
 def _examined(f: Fn, args: tuple, settings: Settings) -> Judged:
+    args = on_device(args)
     working = flatten(f, args, holds=settings.holds)
     if not _repeats(working, flatten(f, args, holds=settings.holds)):
         return _nothing("two calls of f at one point differ; pass its randomness as an argument (a key).")

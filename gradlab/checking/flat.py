@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab import finite, inputs
-from gradlab.errors import ArgumentError, NotDifferentiableError
+from gradlab import finite
+from gradlab.errors import ArgumentError, EmptyInputError, NotDifferentiableError
 from gradlab.jaxprs import Traced, trace
 from gradlab.mode.support import first_sentence
 from gradlab.types import Fn, PyTree
@@ -129,7 +129,12 @@ def flatten(f: Fn, args: tuple, *, holds: bool = False) -> Flat:
     named, structure = jax.tree_util.tree_flatten_with_path(args)
     leaves = [leaf for _, leaf in named]
     moves = [i for i, leaf in enumerate(leaves) if _moves(leaf)]
-    inputs.require_differentiable([leaves[i] for i in moves], "args")
+    if not any(np.size(leaves[i]) for i in moves):
+        given = ", ".join(str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves) or "nothing"
+        raise EmptyInputError(
+            f"there is nothing to differentiate by: the arguments hold {given}; expected at least one floating or "
+            "complex number. Pass f and then its arguments: check(f, x)."
+        )
     real = [_real(leaves[i]) for i in moves]
     parts = _parts([(f"args{jax.tree_util.keystr(named[i][0])}", leaves[i]) for i in moves])
 
@@ -218,6 +223,15 @@ def _sums(f: Callable[[jax.Array], jax.Array], m: int) -> Callable[[jax.Array], 
 def precision(flat: Flat) -> AbstractContextManager[Any]:
     """The scope that a `Flat` must be traced and run in."""
     return jax.enable_x64(True) if flat.u.dtype == np.float64 else nullcontext()
+
+
+def on_device(args: tuple) -> tuple:
+    """The arguments with their NumPy arrays of integers as JAX takes them, whatever precision a trace is in later.
+
+    A trace that finds the same NumPy index in two precisions mixes up their integers.
+    """
+    indexes = lambda leaf: isinstance(leaf, np.ndarray) and leaf.ndim > 0 and leaf.dtype.kind in "iub"
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if indexes(leaf) else leaf, args)
 
 
 def widened(args: tuple) -> tuple:

@@ -99,10 +99,10 @@ def _forward(case: Case) -> list[Finding]:
         allowed = best.uncertainty + case.least * scale + case.rounding
         return np.where(told & np.isfinite(allowed), np.abs(pushed - best.value) - allowed, -np.inf)
 
-    beyond = np.where(case.clear, excess(case.slopes, forward, case.scale), -np.inf)
+    beyond = np.where(case.clear, excess(case.slopes, forward, case.usual), -np.inf)
     if not (beyond > 0).any():
         return []
-    row, i = np.unravel_index(int(np.argmax(beyond / np.where(case.scale > 0, case.scale, 1))), beyond.shape)
+    row, i = np.unravel_index(int(np.argmax(beyond / np.where(case.usual > 0, case.usual, 1))), beyond.shape)
     order = remainder_order(case.first.values[row][:, [i]], forward[row, [i]], case.flat.eps)[0]
     best = case.slopes.best
     seen = Seen(forward[row, i], best.value[row, i], best.uncertainty[row, i], _of(case, int(i)), "along a probe")
@@ -295,7 +295,7 @@ def _power(case: Case) -> float:
     doubt = np.where(told & case.clear, best.uncertainty, 0.0)
     shares = []
     if case.measured.forward is not None:
-        shares.append(_shares(case, value, np.where(known, doubt + case.least * case.scale + case.rounding, np.inf)))
+        shares.append(_shares(case, value, np.where(known, doubt + case.least * case.usual + case.rounding, np.inf)))
     if case.measured.reverse is not None:
         w = np.abs(case.measured.w)
         allowed = np.where(case.rows[:, None], doubt @ w.T + case.least * (value @ w.T), np.inf)
