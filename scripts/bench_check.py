@@ -158,7 +158,8 @@ def main() -> None:
     jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # the first compilation of a process is not a checker's
     chosen = tools()
     answers: dict[str, list[tuple[str, float]]] = {name: [] for name in chosen}
-    for case in cases:
+    for i, case in enumerate(cases, 1):
+        print(f"{i:3} of {len(cases)}: {case[0]}", file=sys.stderr)
         for name, says in chosen.items():
             answers[name].append(asked(says, case))
     rows = {name: summed(cases, answers[name]) for name in chosen}
