@@ -25,7 +25,8 @@ def forward(value, rule):
 
 
 def loop(x):
-    return jax.lax.while_loop(lambda c: c < 30.0, lambda c: c * x, x)
+    step = lambda state: (state[0] * x, state[1] + 1)
+    return jax.lax.while_loop(lambda state: (state[0] < 30.0) & (state[1] < 99), step, (x, 0))[0]
 
 
 def unrolled(x):
