@@ -1,4 +1,4 @@
-"""The only file that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
+"""Functions as JAX sees them: traced once, replayed, compared, and rid of the constants that they close over."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,24 +11,11 @@ import numpy as np
 from jax.extend import core
 
 from gradlab.errors import UnsupportedModeError
+from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of, programs, scan_counts
 from gradlab.types import PyTree
 
 # Below this many numbers a constant costs the compiler nothing, and as an argument it would cost a transfer.
 SMALL = 64
-
-# Operators that call one program with their own operands, by the parameter that holds it. Opening them changes nothing
-# once every derivative has been taken. (`pjit` is `jit` and `remat2` is `checkpoint` in some versions.)
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class Traced:
     @cached_property
     def rounding(self) -> float:
         """The largest relative rounding of a floating dtype that the arguments pass through."""
-        return max(_roundings(self.closed, [True] * len(_inner(self.closed).invars)), default=0.0)
+        return max(_roundings(self.closed, [True] * len(jaxpr_of(self.closed).invars)), default=0.0)
 
     def same_as(self, other: "Traced") -> bool:
         """Whether both have the same operators and the same constants: a function that draws on its own has not."""
@@ -154,23 +141,15 @@ def draws(program: Traced) -> bool:
 
 def _operators(program: Any) -> Iterator[str]:
     """The name of every operator, those of inner programs included."""
-    for eqn in _inner(program).eqns:
+    for eqn in jaxpr_of(program).eqns:
         yield eqn.primitive.name
-        for inner in _programs(eqn):
+        for inner in programs(eqn):
             yield from _operators(inner)
-
-
-def _programs(eqn: Any) -> Iterator[Any]:
-    """The programs that an operator holds."""
-    for value in eqn.params.values():
-        for inner in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(_inner(inner), "eqns"):
-                yield inner
 
 
 def _roundings(closed: Any, moves: list[bool]) -> Iterator[float]:
     """The rounding of every floating number that depends on an input that moves."""
-    jaxpr = _inner(closed)
+    jaxpr = jaxpr_of(closed)
     moving = {v for v, moved in zip(jaxpr.invars, moves, strict=True) if moved}
     for eqn in jaxpr.eqns:
         operands = [not isinstance(v, core.Literal) and v in moving for v in eqn.invars]
@@ -181,18 +160,18 @@ def _roundings(closed: Any, moves: list[bool]) -> Iterator[float]:
             dtype = getattr(v.aval, "dtype", None)
             if dtype is not None and jax.numpy.issubdtype(dtype, np.inexact):
                 yield float(jax.numpy.finfo(dtype).eps)
-        for inner in _programs(eqn):
-            count = len(_inner(inner).invars)
+        for inner in programs(eqn):
+            count = len(jaxpr_of(inner).invars)
             yield from _roundings(inner, operands if count == len(operands) else [True] * count)
 
 
 def _marks(program: Any) -> Iterator[Any]:
     """Operators and constants in their order: two programs with the same compute the same."""
     yield from (_plain(c) for c in getattr(program, "consts", ()))
-    for eqn in _inner(program).eqns:
+    for eqn in jaxpr_of(program).eqns:
         yield eqn.primitive.name
         yield from (_plain(v.val) for v in eqn.invars if isinstance(v, core.Literal))
-        for inner in _programs(eqn):
+        for inner in programs(eqn):
             yield from _marks(inner)
 
 
@@ -208,7 +187,7 @@ def _holds_floats(value: Any) -> bool:
 
 def _from_base(closed: Any, base: list[Any], moved: list[Any]) -> tuple[list[Any], list[Any]]:
     """Run a program at two points at once, the second with what `stop_gradient` passes on taken from the first."""
-    jaxpr = _inner(closed)
+    jaxpr = jaxpr_of(closed)
     values: dict[Any, tuple[Any, Any]] = {}
     values.update(zip(jaxpr.constvars, ((c, c) for c in closed.consts), strict=True))
     values.update(zip(jaxpr.invars, zip(base, moved, strict=True), strict=True))
@@ -224,10 +203,10 @@ def _from_base_operator(eqn: Any, base: list[Any], moved: list[Any]) -> tuple[li
     name = eqn.primitive.name
     if name == "stop_gradient":
         return base, base
-    if "stop_gradient" not in {inner for program in _programs(eqn) for inner in _operators(program)}:
-        return _bound(eqn, base), _bound(eqn, moved)
-    if name in _CALLS:
-        return _from_base(_called(eqn), base, moved)
+    if "stop_gradient" not in {inner for program in programs(eqn) for inner in _operators(program)}:
+        return bound(eqn, base), bound(eqn, moved)
+    if name in CALLS:
+        return _from_base(called(eqn), base, moved)
     if name == "scan":
         return _from_base_scan(eqn, base, moved)
     raise UnsupportedModeError(
@@ -236,11 +215,7 @@ def _from_base_operator(eqn: Any, base: list[Any], moved: list[Any]) -> tuple[li
 
 
 def _from_base_scan(eqn: Any, base: list[Any], moved: list[Any]) -> tuple[list[Any], list[Any]]:
-    body_program = _inner(eqn.params["jaxpr"])
-    # What is scanned over has one axis less inside; how versions say which operands these are differs.
-    stacked = lambda outer, inner: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True))
-    carry = len(eqn.outvars) - stacked(eqn.outvars, body_program.outvars)
-    consts = len(eqn.invars) - stacked(eqn.invars, body_program.invars) - carry
+    consts, carry = scan_counts(eqn)
     split = lambda values: (values[:consts], values[consts : consts + carry], values[consts + carry :])
     (fixed_base, start_base, xs_base), (fixed, start, xs) = split(base), split(moved)
 
@@ -260,25 +235,15 @@ def _large(constant: Any) -> bool:
 def _constants(closed: Any) -> Iterator[Any]:
     """Every constant of a program and of the calls in it that can be opened."""
     yield from closed.consts
-    for eqn in _inner(closed).eqns:
+    for eqn in jaxpr_of(closed).eqns:
         yield from (v.val for v in eqn.invars if isinstance(v, core.Literal))
-        if eqn.primitive.name in _CALLS:
-            yield from _constants(_called(eqn))
-
-
-def _inner(closed: Any) -> Any:
-    """The program without its constants; from 0.11 on the two are one class."""
-    return getattr(closed, "jaxpr", closed)
-
-
-def _called(eqn: Any) -> Any:
-    called = eqn.params[_CALLS[eqn.primitive.name]]
-    return called if hasattr(called, "consts") else core.ClosedJaxpr(called, [])
+        if eqn.primitive.name in CALLS:
+            yield from _constants(called(eqn))
 
 
 def _evaluate(closed: Any, args: list[Any], traced: dict[int, Any]) -> list[Any]:
     """Run a program operator by operator, with the constants in `traced` replaced."""
-    jaxpr = _inner(closed)
+    jaxpr = jaxpr_of(closed)
     values: dict[Any, Any] = {}
 
     def read(atom: Any) -> Any:
@@ -290,15 +255,9 @@ def _evaluate(closed: Any, args: list[Any], traced: dict[int, Any]) -> list[Any]
     values.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
-        if eqn.primitive.name in _CALLS and any(id(c) in traced for c in _constants(_called(eqn))):
-            results = _evaluate(_called(eqn), operands, traced)
+        if eqn.primitive.name in CALLS and any(id(c) in traced for c in _constants(called(eqn))):
+            results = _evaluate(called(eqn), operands, traced)
         else:
-            results = _bound(eqn, operands)
+            results = bound(eqn, operands)
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
-
-
-def _bound(eqn: Any, operands: list[Any]) -> list[Any]:
-    """The results of one operator."""
-    result = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-    return list(result) if eqn.primitive.multiple_results else [result]
