@@ -25,6 +25,7 @@ _HOME = {
     "checking": ("Check", "Finding", "check"),
     "comparison": ("Comparison", "Row", "compare"),
     "errors": ("GradlabError",),
+    "graphs": ("Blame", "Graph", "Node", "graph"),
 }
 _MODULES = ("errors", "losses", "models", "plots", "problems", "testing")
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gradlab.checking import Check, Finding, check
     from gradlab.comparison import Comparison, Row, compare
     from gradlab.errors import GradlabError
+    from gradlab.graphs import Blame, Graph, Node, graph
     from gradlab.operators import (
         derivative,
         directional_derivative,

@@ -1,4 +1,4 @@
-"""The `gradlab` command: compare, check, problems, info."""
+"""The `gradlab` command: compare, check, graph, blame, problems, info."""
 
 import dataclasses
 import sys
@@ -19,6 +19,7 @@ from gradlab import problems, report
 from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
 from gradlab.errors import GradlabError, MissingExtraError, TargetError
+from gradlab.graphs import graph
 from gradlab.targets import quantity, resolve
 from gradlab.types import Fn, Quantity
 
@@ -47,7 +48,7 @@ def compare_command(
     """Time every mode of a derivative, check each against float64, and say which is the fastest right one."""
     chosen = None if modes is None else tuple(m.strip() for m in modes.split(",") if m.strip())
     wanted = quantity(of)
-    _require_writable(json, html, plot)
+    _require_writable(json=json, html=html, plot=plot)
     if chosen is not None and target is None and wanted is None:
         raise TargetError("--modes without TARGET needs --of: modes have different names for each derivative.")
     # A pipe has no width of its own; the table has a least one below which it would be cut.
@@ -102,16 +103,16 @@ def _progress(total: int) -> Iterator[Any]:
         yield lambda text: bar.update(task, advance=1, description=text)
 
 
-def _require_writable(json: Path | None, html: Path | None, plot: Path | None) -> None:
-    """Find a wrong path before anything is computed, not after."""
-    for option, path in (("--json", json), ("--html", html), ("--plot", plot)):
+def _require_writable(**paths: Path | None) -> None:
+    """Find a wrong path before anything is computed, not after; each by the name of its option."""
+    for option, path in paths.items():
         if path is None:
             continue
         if not path.parent.is_dir():
-            raise TargetError(f"{option} {path}: the folder {path.parent} does not exist. Make it first.")
+            raise TargetError(f"--{option} {path}: the folder {path.parent} does not exist. Make it first.")
         if path.is_dir():
-            raise TargetError(f"{option} {path} is a folder; expected a file.")
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+            raise TargetError(f"--{option} {path} is a folder; expected a file.")
+    if (plot := paths.get("plot")) is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise TargetError(f"--plot {plot} must end in .png, .svg or .pdf.")
 
 
@@ -135,7 +136,7 @@ def check_command(
     json: Annotated[Path | None, typer.Option(help="Write the result to this JSON file.")] = None,
 ) -> None:
     """Say whether a derivative is right, or what is wrong with it and where; the exit code is 0 only for ok."""
-    _require_writable(json, None, None)
+    _require_writable(json=json)
     f, inputs, _ = resolve(target, args)
     result = dataclasses.replace(check(f, *inputs, order=order), name=target)
     Console(highlight=False).print(str(result), style="green" if result.ok else "red", markup=False)
@@ -143,6 +144,45 @@ def check_command(
         report.write_atomically(json, report.to_json({"check": result.to_dict(), "info": facts()}))
     if not result.ok:
         raise typer.Exit(1)
+
+
+@app.command("graph")
+def graph_command(
+    target: Annotated[str, typer.Argument(help="A problem's name, or package.module:function.")],
+    args: Annotated[str | None, typer.Option(help="package.module:name of the arguments.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this file.")] = None,
+    dot: Annotated[Path | None, typer.Option(help="Write the graph for Graphviz to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the graph to this .png, .svg or .pdf.")] = None,
+) -> None:
+    """List the operators of a function, with values forward and adjoints backward."""
+    _require_writable(html=html, dot=dot, plot=plot)
+    f, inputs, _ = resolve(target, args)
+    result = dataclasses.replace(graph(f, *inputs), name=target)
+    print(result)
+    if html is not None:
+        report.write_atomically(html, result.to_html())
+    if dot is not None:
+        report.write_atomically(dot, result.to_dot())
+    if plot is not None:
+        from gradlab import plots
+
+        plots.save(result.plot(), plot)
+
+
+@app.command("blame")
+def blame_command(
+    target: Annotated[str, typer.Argument(help="A problem's name, or package.module:function with one real output.")],
+    args: Annotated[str | None, typer.Option(help="package.module:name of the arguments.")] = None,
+    where: Annotated[str | None, typer.Option(help="One input, such as \"args[0]['w']\"; else all of them.")] = None,
+) -> None:
+    """Name the operator and the line that make a derivative NaN, infinite or zero; the exit code is 1 if one does."""
+    f, inputs, _ = resolve(target, args)
+    found = graph(f, *inputs).blame(where)
+    if found is None:
+        print(f"{target}: every derivative is finite, and none is cut off.")
+        return
+    Console(highlight=False).print(str(found), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
 @app.command("problems")

@@ -78,3 +78,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_sentence(error: BaseException) -> str:
+    """The error's text up to its first full stop or line break; the class's name when it has no text.
+
+    >>> first_sentence(ValueError("Two. Three"))
+    'Two'
+    """
+    if isinstance(error, KeyError):
+        return f"there is no differentiation rule for the operator {error}"
+    text = str(error).strip().split("\n")[0]
+    return text.split(". ")[0].rstrip(".") if text else type(error).__name__

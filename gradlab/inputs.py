@@ -19,6 +19,7 @@ from gradlab.errors import (
     ShapeError,
     StructureError,
     UnknownModeError,
+    first_sentence,
     nearest,
 )
 from gradlab.types import MODES, Argnums, Fn, PyTree
@@ -179,6 +180,21 @@ def _leaf_like(a: Any, b: Any, name: str, of: str, path: tuple) -> jax.Array:
     if not jnp.can_cast(dtype, wanted, "same_kind"):
         raise DtypeError(f"{where} has dtype {dtype}, which {there} of dtype {wanted} cannot hold.")
     return jnp.asarray(a, wanted)
+
+
+def require_traceable(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """The shape of f's output; a function that Python steers by a traced value gets an error that says so.
+
+    Raises:
+        ArgumentError: f needs values where a trace has none.
+    """
+    try:
+        return jax.eval_shape(f, *args)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ArgumentError(
+            f"f cannot be traced: {first_sentence(error)}. Python's if, float() and NumPy need values, which a trace "
+            "lacks. Use jnp.where, jax.lax.cond or jax.numpy; integers, bools and strings may stay arguments."
+        ) from error
 
 
 def output_shape(f: Callable[[PyTree], Any], x: PyTree) -> PyTree:

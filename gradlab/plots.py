@@ -1,15 +1,18 @@
 """The pictures, drawn with matplotlib and never shown: every function returns axes, and leaves global state alone."""
 
+import itertools
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 from os import PathLike
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab.comparison import Comparison
+from gradlab.graphs.flow import Flow
+from gradlab.graphs.record import Node
 from gradlab.report import write_atomically
 
 COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#787774")
@@ -78,6 +81,74 @@ def sheet(results: Sequence[Comparison]) -> Figure:
     for ax in list(grid.flat)[len(results) :]:
         ax.set_axis_off()
     return whole
+
+
+# More nodes than this are drawn without their numbers.
+LABELLED = 60
+
+
+def graph(nodes: Sequence[Node], name: str = "", ax: Axes | None = None) -> Axes:
+    """A computation graph in layers: forward from top to bottom, with values and adjoints where there are few nodes.
+
+    Args:
+        nodes: those of a `Graph`.
+        name: the title.
+        ax: where to draw; fresh axes of a fitting size where None.
+    """
+    from gradlab.graphs.layout import edges, layout
+    from gradlab.graphs.table import brief
+
+    places = layout(nodes)
+    columns, depth = ([p[k] for p in places.values()] or [0.0] for k in (0, 1))
+    few = len(nodes) <= LABELLED
+    if ax is None:
+        wide = 2.3 if few else 0.5
+        ax = axes(max(4.0, wide * (max(columns) - min(columns) + 1)), max(2.5, wide * 0.4 * (max(depth) + 1.5)))
+    for i, j, read in edges(nodes):
+        (x0, y0), (x1, y1) = places[i], places[j]
+        style = {"arrowstyle": "-|>", "color": "#8c96a0", "linestyle": "-" if read else "--"}
+        gap = 16 if few else 3
+        ax.annotate("", (x1, -y1), (x0, -y0), arrowprops={**style, "shrinkA": gap, "shrinkB": gap}, zorder=1)
+    for node in nodes if few else ():
+        lines = [node.expression, brief(node.value), brief(node.adjoint)]
+        _labelled(ax, places[node.id], lines, firm=node.operator in ("input", "constant"))
+    if not few:
+        ax.scatter(columns, [-y for y in depth], s=14, color=COLORS[0], zorder=2)
+    ax.set(xlim=(min(columns) - 0.6, max(columns) + 0.6), ylim=(-max(depth) - 0.6, 0.6))
+    ax.set_axis_off()
+    ax.set_title(f"{name}: values forward (blue), adjoints backward (orange)" if few else name, loc="left", fontsize=9)
+    return ax
+
+
+def _labelled(ax: Axes, place: tuple[float, float], lines: Sequence[str], *, firm: bool) -> None:
+    """A box around lines of text, each in its color."""
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "linespacing": 1.3}
+    box = {"boxstyle": "round,pad=0.45", "facecolor": "#f3f6f9", "edgecolor": "#1b1f24" if firm else "#8c96a0"}
+    ax.text(place[0], -place[1], "\n".join(lines), color="none", bbox=box, zorder=2, **style)
+    for k, (line, color) in enumerate(zip(lines, ("#1b1f24", *COLORS), strict=False)):
+        apart = "\n".join(line if i == k else " " for i in range(len(lines)))
+        ax.text(place[0], -place[1], apart, color=color, zorder=3, **style)
+
+
+def flow(flows: Sequence[Flow], ax: Axes | None = None) -> Axes:
+    """The size of values (dashed) and adjoints over the layers, on a logarithmic scale; one color a flow.
+
+    Args:
+        flows: what `Graph.flow` returned, several to compare.
+        ax: where to draw; fresh axes where None.
+    """
+    ax = axes() if ax is None else ax
+    for one, color in zip(flows, itertools.cycle(COLORS), strict=False):
+        names = range(1, len(one.layers) + 1)
+        ax.plot(names, [layer.adjoint for layer in one.layers], "o-", ms=3, color=color, label=f"{one.name}: adjoints")
+        ax.plot(names, [layer.value for layer in one.layers], "--", lw=1, color=color, label=f"{one.name}: values")
+    ax.set_yscale("log")
+    ax.set_xlabel("layer" if flows and flows[0].by == "scope" else "depth")
+    ax.set_ylabel("root mean square")
+    ax.grid(alpha=0.25)
+    if flows:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
 
 
 def svg(result: Comparison) -> str:

@@ -11,6 +11,7 @@ from gradlab.checking.flat import Array, Flat
 from gradlab.checking.probes import COTANGENTS, Directions, Measured, Probes
 from gradlab.checking.result import NAN, Finding, Kind
 from gradlab.finite import Slopes, slopes
+from gradlab.graphs.record import Blame
 
 # The rounding of J v, in roundings of the size of f and of its slopes.
 ROUNDED = 100.0
@@ -43,11 +44,20 @@ class Case:
         return np.asarray(self.directions.v, np.float64)
 
     def finding(
-        self, kind: Kind, where: str, mode: str, message: str, error: float = NAN, doubt: float = NAN
+        self,
+        kind: Kind,
+        where: str,
+        mode: str,
+        message: str,
+        error: float = NAN,
+        doubt: float = NAN,
+        blame: Blame | None = None,
     ) -> Finding:
-        """A finding of this case's order; what is `wrong` at order 2 is called `second`."""
+        """A finding of this case's order, with who is to blame; what is `wrong` at order 2 is called `second`."""
         kind = "second" if kind == "wrong" and self.order == 2 else kind
-        return Finding(kind, where, self.order, mode, float(error), float(doubt), "", message)
+        source = blame.source if blame else ""
+        message += f" Born at {source}: {blame.message}" if blame and source else ""
+        return Finding(kind, where, self.order, mode, float(error), float(doubt), source, message)
 
     @cached_property
     def z(self) -> Array:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab import finite
-from gradlab.errors import ArgumentError, EmptyInputError, NotDifferentiableError
+from gradlab.errors import EmptyInputError, NotDifferentiableError
+from gradlab.inputs import require_traceable
 from gradlab.jaxprs import Traced, trace
-from gradlab.mode.support import first_sentence
 from gradlab.types import Fn, PyTree
 
 Array = np.ndarray
@@ -145,7 +145,7 @@ def flatten(f: Fn, args: tuple, *, holds: bool = False) -> Flat:
         return f(*jax.tree.unflatten(structure, full))
 
     point = np.concatenate(real)
-    y = _require_outputs(_traced(of_vector, point))
+    y = _require_outputs(require_traceable(of_vector, point))
     outputs = _parts([(f"output{jax.tree_util.keystr(path)}", leaf) for path, leaf in y])
     dtype = max((np.dtype(jnp.finfo(jnp.result_type(leaves[i])).dtype) for i in moves), key=lambda d: jnp.finfo(d).eps)
     numbers = lambda u: finite.numbers(of_vector(u))
@@ -158,17 +158,6 @@ def _moves(leaf: Any) -> bool:
     if not hasattr(leaf, "dtype"):
         return isinstance(leaf, (float, complex))
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _traced(f: Callable, point: Array) -> PyTree:
-    """The shape of f's output; a function that Python steers by a traced value gets an error that says so."""
-    try:
-        return jax.eval_shape(f, point)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        raise ArgumentError(
-            f"f cannot be traced: {first_sentence(error)}. Python's if, float() and NumPy need values, which a trace "
-            "does not have. Use jnp.where, jax.lax.cond or jax.numpy; integers, bools and strings may stay arguments."
-        ) from error
 
 
 def _require_outputs(y: PyTree) -> list[tuple[Any, Any]]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradlab.checking.case import Case
+from gradlab.checking import sources
+from gradlab.checking.case import Case, Place
 from gradlab.checking.flat import Array
 from gradlab.checking.probes import COMBINED
 from gradlab.checking.result import Finding, Kind
 from gradlab.finite import Slopes, remainder_order
+from gradlab.graphs.record import Blame
 
 # Automatic differentiation keeps about half the digits through an ill-conditioned function; a wrong rule does not. A
 # rule that iterates or integrates is right to its own tolerance, for which solvers by default take little more.
@@ -38,19 +40,19 @@ def judge(case: Case) -> tuple[list[Finding], float]:
 
 
 def _not_finite(case: Case) -> list[Finding]:
-    message = (
-        "f is finite here, but its derivative in {} mode is {}. Look for a root, logarithm, norm or division at its "
-        "edge, or a where whose unused branch is not finite."
-    )
+    message = "f is finite here, but its derivative in {} mode is {}."
     reverse, forward, flat = case.first.reverse, case.first.forward, case.flat
     if reverse is not None and not np.isfinite(reverse).all():
         j = int(np.flatnonzero(~np.isfinite(reverse).all(0))[0])
-        bad = reverse[~np.isfinite(reverse[:, j]), j][0]
-        return [case.finding("nan", flat.input_name(j), "reverse", message.format("reverse", bad))]
+        p = int(np.flatnonzero(~np.isfinite(reverse[:, j]))[0])
+        blame = sources.not_finite(case, case.first.w[p], case.v[0])
+        text = message.format("reverse", reverse[p, j])
+        return [case.finding("nan", flat.input_name(j), "reverse", text, blame=blame)]
     if forward is not None and not np.isfinite(forward).all():
         row, i = (int(k) for k in np.argwhere(~np.isfinite(forward))[0])
         place = case.culprit(lambda found, pushed, v: ~np.isfinite(pushed).all(1), row)
-        return [case.finding("nan", place.name, "forward", message.format("forward", forward[row, i]))]
+        blame = sources.not_finite(case, None, case.v[row])
+        return [case.finding("nan", place.name, "forward", message.format("forward", forward[row, i]), blame=blame)]
     return []
 
 
@@ -107,13 +109,13 @@ def _forward(case: Case) -> list[Finding]:
     best = case.slopes.best
     seen = Seen(forward[row, i], best.value[row, i], best.uncertainty[row, i], _of(case, int(i)), "along a probe")
 
-    def closer() -> tuple[str, Seen]:
+    def closer() -> tuple[Place, Seen]:
         alone = lambda found, pushed: excess(found, pushed, np.abs(found.best.value))
         place = case.culprit(lambda found, pushed, v: (alone(found, pushed) > 0).any(1), int(row))
         found, pushed = case.alone(place)
         assert pushed is not None
         best, i = found.best, int(np.argmax(np.where(told, np.abs(pushed - found.best.value), -np.inf)[0]))
-        return place.name, Seen(pushed[0, i], best.value[0, i], best.uncertainty[0, i], _of(case, i), place.phrase)
+        return place, Seen(pushed[0, i], best.value[0, i], best.uncertainty[0, i], _of(case, i), place.phrase)
 
     return _wrong(case, "forward", seen, Doubts(order, case.noise[row, i], case.slack[i]), closer)
 
@@ -149,11 +151,11 @@ def _reverse(case: Case) -> list[Finding]:
         given, wanted, allowed = compared(v, found)
         return np.asarray((np.abs(given - wanted) > allowed).any(1))
 
-    def closer() -> tuple[str, Seen]:
+    def closer() -> tuple[Place, Seen]:
         place = case.culprit(faulty, int(row))
         given, wanted, allowed = compared(place.v[None] / place.step, case.alone(place)[0])
         one = Seen(given[0, p] / unit, wanted[0, p] / unit, allowed[0, p] / abs(unit), of, place.phrase)
-        return place.name, one
+        return place, one
 
     noise = case.noise[row] @ np.where(case.told, np.abs(w[p]), 0.0)
     return _wrong(case, "reverse", seen, Doubts(order, noise, float(case.slack @ np.abs(w[p]))), closer)
@@ -185,7 +187,9 @@ class Doubts:
     slack: float
 
 
-def _wrong(case: Case, mode: str, seen: Seen, doubts: Doubts, closer: Callable[[], tuple[str, Seen]]) -> list[Finding]:
+def _wrong(
+    case: Case, mode: str, seen: Seen, doubts: Doubts, closer: Callable[[], tuple[Place, Seen]]
+) -> list[Finding]:
     """A slope that is not that of the values: a wrong one, unless there are doubts.
 
     Args:
@@ -205,15 +209,18 @@ def _wrong(case: Case, mode: str, seen: Seen, doubts: Doubts, closer: Callable[[
     if doubts.noise > 0 and abs(seen.given) > STEEPER * abs(seen.wanted):
         reason = f"they jump about by {doubts.noise:.1g} down to the finest step: too fast to be followed. Smooth f."
         return [_finding(case, "undecided", "", mode, seen, reason)]
-    where, seen = closer()
-    reason = (
-        f"the Taylor remainder falls like h^{doubts.order:.1f}, not h². "
-        "Look at the rule (custom_jvp, custom_vjp, stop_gradient) that this input passes through."
-    )
-    return [_finding(case, "wrong", where, mode, seen, reason)]
+    place, seen = closer()
+    # A slope of exactly zero was cut off somewhere; any other comes from a rule.
+    blame = sources.zero(case, place.v) if seen.given == 0 else None
+    reason = f"the Taylor remainder falls like h^{doubts.order:.1f}, not h²."
+    if blame is None:
+        reason += " Look at the rule (custom_jvp, custom_vjp, stop_gradient) that this input passes through."
+    return [_finding(case, "wrong", place.name, mode, seen, reason, blame)]
 
 
-def _finding(case: Case, kind: Kind, where: str, mode: str, seen: Seen, reason: str) -> Finding:
+def _finding(
+    case: Case, kind: Kind, where: str, mode: str, seen: Seen, reason: str, blame: Blame | None = None
+) -> Finding:
     size = max(abs(seen.wanted), abs(seen.given), 1e-300)
     factor = f", {seen.given / seen.wanted:.6g} times it" if abs(seen.wanted) > 10 * seen.uncertainty else ""
     values = "f" if case.order == 1 else "the first derivative"
@@ -221,7 +228,8 @@ def _finding(case: Case, kind: Kind, where: str, mode: str, seen: Seen, reason: 
         f"{mode} mode gives a slope{seen.of} {seen.by} of {seen.given:.6g}, but the values of {values} give "
         f"{seen.wanted:.6g} ± {seen.uncertainty:.1g}{factor}; {reason}"
     )
-    return case.finding(kind, where, mode, message, abs(seen.given - seen.wanted) / size, seen.uncertainty / size)
+    error, doubt = abs(seen.given - seen.wanted) / size, seen.uncertainty / size
+    return case.finding(kind, where, mode, message, error, doubt, blame)
 
 
 def _not_adjoint(case: Case) -> list[Finding]:

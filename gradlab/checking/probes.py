@@ -10,8 +10,9 @@ import numpy as np
 
 from gradlab import finite
 from gradlab.checking.flat import Array, Flat
+from gradlab.errors import first_sentence
 from gradlab.jaxprs import Traced, lacks_forward_rule, trace
-from gradlab.mode.support import NO_FORWARD_RULE, first_sentence
+from gradlab.mode.support import NO_FORWARD_RULE
 
 # So many random cotangents, of which the last ones weigh all outputs alike, as a user's own do.
 COTANGENTS, PLAIN = 7, 2

@@ -1,5 +1,26 @@
 """The only package that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
+from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
+from gradlab.jaxprs.operators import Listing, Operator, body_of, listing, moves
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
+from gradlab.jaxprs.sources import Frame, Frames, place, user_frame
 
-__all__ = ["Traced", "draws", "hoist", "lacks_forward_rule", "trace"]
+__all__ = [
+    "Frame",
+    "Frames",
+    "Listing",
+    "Loop",
+    "Operator",
+    "Traced",
+    "Unrolled",
+    "body_of",
+    "draws",
+    "hoist",
+    "lacks_forward_rule",
+    "listing",
+    "moves",
+    "place",
+    "trace",
+    "unrolled",
+    "user_frame",
+]

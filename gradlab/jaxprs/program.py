@@ -33,6 +33,11 @@ class Traced:
     def __call__(self, *args: PyTree) -> PyTree:
         return self._rebuilt(core.jaxpr_as_fun(self.closed)(*jax.tree.leaves(args)))
 
+    @property
+    def text(self) -> str:
+        """The program as JAX writes it."""
+        return str(jaxpr_of(self.closed))
+
     @cached_property
     def operators(self) -> frozenset[str]:
         """The names of all operators, those of inner programs included."""

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from gradlab.errors import UnsupportedModeError
+from gradlab.errors import UnsupportedModeError, first_sentence
 from gradlab.jaxprs import lacks_forward_rule, trace
 from gradlab.types import PyTree
 
@@ -37,14 +37,6 @@ def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
     except Exception as error:  # JAX's class for a missing rule differs by rule: TypeError, ValueError, KeyError, …
         return first_sentence(error)
     return None
-
-
-def first_sentence(error: BaseException) -> str:
-    """The error's text up to its first full stop or line break; the class's name when it has no text."""
-    if isinstance(error, KeyError):
-        return f"there is no differentiation rule for the operator {error}"
-    text = str(error).strip().split("\n")[0]
-    return text.split(". ")[0].rstrip(".") if text else type(error).__name__
 
 
 def first_supported(candidates: Sequence[tuple[Mode, Callable[[PyTree], Any]]], x: PyTree, of: str) -> Mode:
