@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead wolves clean
+.PHONY: compare test lint format matrix overhead wolves blame clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -22,9 +22,10 @@ format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-# The suite on each of Python 3.11, 3.12 and 3.13 that this machine has, each with its own minor version of JAX.
+# The suite on each of these Pythons that this machine has, each with its own minor version of JAX.
+VERSIONS ?= 3.11 3.12 3.13
 matrix:
-	@bash scripts/matrix.sh
+	@bash scripts/matrix.sh $(VERSIONS)
 
 overhead: $(VENV)/.installed
 	@$(BIN)/python scripts/bench_overhead.py
@@ -32,6 +33,10 @@ overhead: $(VENV)/.installed
 # False alarms and misses, beside other checkers where they are installed.
 wolves: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_check.py
+
+# Who names the line behind a NaN or a zero: gradlab, and jax_debug_nans.
+blame: $(VENV)/.installed-test
+	@$(BIN)/python scripts/bench_blame.py
 
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests on every supported Python that this machine has, each with its own minor version of JAX:
+# Run the tests on the given Pythons, as far as this machine has them, each with its own minor version of JAX:
 # 3.11 takes the newest JAX there is for it (0.10), 3.12 the newest 0.11, 3.13 the newest of all (0.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,8 +17,10 @@ find_python() {
 
 summary=()
 status=0
-for pair in '3.11 jax>=0.10,<0.11' '3.12 jax>=0.11,<0.12' '3.13 jax>=0.12'; do
-    version=${pair%% *} jax=${pair#* }
+declare -A jax_for=([3.11]='jax>=0.10,<0.11' [3.12]='jax>=0.11,<0.12' [3.13]='jax>=0.12')
+[ $# -gt 0 ] || set -- 3.11 3.12 3.13
+for version in "$@"; do
+    jax=${jax_for[$version]}
     python=$(find_python "$version")
     if [ -z "$python" ]; then
         summary+=("Python $version: not on this machine, not run")

@@ -24,12 +24,27 @@ OPERATORS = (
     "modes",
 )
 FUNCTIONS = [name for name in gl.__all__ if inspect.isroutine(getattr(gl, name))]
-HEAVY = ("matplotlib", "typer", "rich", "sklearn", "asdex", "matfree", "folx", "orbax", "sympy", "torch")
+HEAVY = ("matplotlib", "networkx", "typer", "rich", "sklearn", "asdex", "matfree", "folx", "orbax", "sympy", "torch")
 
 
 @pytest.mark.parametrize(
     "name",
-    [*OPERATORS, "compare", "check", "Check", "testing", "losses", "models", "problems", "plots", "GradlabError"],
+    [
+        *OPERATORS,
+        "compare",
+        "check",
+        "Check",
+        "graph",
+        "Graph",
+        "Node",
+        "Blame",
+        "testing",
+        "losses",
+        "models",
+        "problems",
+        "plots",
+        "GradlabError",
+    ],
 )
 def test_a_name_of_the_design_is_public(name):
     assert name in gl.__all__ and name in dir(gl)
@@ -39,6 +54,7 @@ def test_a_name_of_the_design_is_public(name):
 def test_importing_loads_neither_pictures_nor_terminal_nor_extras():
     code = (
         "import sys, gradlab, gradlab.operators, gradlab.comparison; gradlab.gradient(lambda x: x**2.0)(1.0); "
+        "gradlab.graph(lambda x: x**2.0, 1.0).blame(); "
         f"loaded = [m for m in {HEAVY!r} if m in sys.modules]; assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

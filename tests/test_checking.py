@@ -265,3 +265,39 @@ def test_a_million_inputs_are_checked_in_a_few_evaluations():
 
 def test_check_is_public():
     assert gl.check is check
+
+
+def test_a_nan_carries_the_line_that_made_it_and_the_cure():
+    def f(x):
+        roots = jnp.sqrt(x)
+        return jnp.sum(jnp.where(x > 0, roots, 0.0))
+
+    finding = gl.check(f, jnp.array([0.0, 2.0])).findings[0]
+    line = f.__code__.co_firstlineno + 1
+    assert finding.kind == "nan" and finding.source.endswith(f"test_checking.py:{line}")
+    assert "pullback of sqrt" in finding.message and "put a where on both sides" in finding.message
+
+
+def test_a_nan_of_forward_mode_alone_has_its_line_too():
+    def body(state):
+        count, x = state
+        square = jnp.sqrt(x**4)
+        return count + 1, square
+
+    finding = gl.check(lambda x: jax.lax.while_loop(lambda s: s[0] < 1, body, (0, x))[1].sum(), X - X[0]).findings[0]
+    assert (finding.kind, finding.mode) == ("nan", "forward")
+    assert finding.source.endswith(f":{body.__code__.co_firstlineno + 2}")
+
+
+def test_a_slope_of_zero_says_where_the_way_was_cut():
+    def f(p):
+        kept = jnp.sin(p["a"])
+        cut = jax.lax.stop_gradient(p["b"])
+        return jnp.sum(kept) + jnp.sum(cut**2)
+
+    check = gl.check(f, {"a": X, "b": X})
+    line = f.__code__.co_firstlineno + 2
+    assert check.verdict == "wrong"
+    for finding in check.findings:
+        assert finding.where.startswith("args[0]['b']") and finding.source.endswith(f":{line}")
+        assert "stop_gradient cuts the path" in finding.message

@@ -135,3 +135,29 @@ def test_the_module_runs_as_the_command():
     done = subprocess.run([sys.executable, "-m", "gradlab", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "compare" in done.stdout
+
+
+def test_graph_lists_operators_and_writes_its_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_graph.py").write_text("import jax.numpy as jnp\nf = lambda x: jnp.sum(x**2)\nx = jnp.ones(3)\n")
+    wanted = ("--html", "g.html", "--dot", "g.dot", "--plot", "g.png")
+    code, out, err = run(capsys, "graph", "mine_graph:f", "--args", "mine_graph:x", *wanted)
+    assert code == 0 and err == ""
+    assert "graph of mine_graph:f: 2 operators" in out and "mine_graph.py:2" in out
+    assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "g.dot").read_text().startswith('digraph "mine_graph:f"')
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run(capsys, "graph", "rosenbrock", "--html", "missing/g.html")
+    assert code == 2 and "--html" in err and not (tmp_path / "missing").exists()
+
+
+def test_blame_ends_with_one_where_it_finds_something(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "import jax.numpy as jnp\ndef f(x, y):\n    return jnp.sqrt(x) * y\nargs = (0.0, 2.0)\n"
+    (tmp_path / "mine_blame.py").write_text(source)
+    code, out, _ = run(capsys, "blame", "mine_blame:f", "--args", "mine_blame:args")
+    assert code == 1 and "inf in the derivative by args[0], born at mine_blame.py:3: the pullback of sqrt" in out
+    code, out, _ = run(capsys, "blame", "rosenbrock")
+    assert code == 0 and "none is cut off" in out
+    code, _, err = run(capsys, "blame", "softmax")
+    assert code == 2 and "NotScalarError" in err and "cotangent" in err

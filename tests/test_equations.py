@@ -119,6 +119,8 @@ def one_step_of_gradient_descent_worked():
     assert float(gl.derivative(model)(5.0)) == 2.0
     update, _ = optax.sgd(0.125).update(gradient, optax.sgd(0.125).init(5.0))
     assert float(optax.apply_updates(5.0, update)) == 4.5
+    nodes = {node.operator: (float(node.value), float(node.adjoint)) for node in gl.graph(loss, 5.0).nodes}
+    assert nodes == {"input": (5, 4), "mul": (10, 2), "sub": (1, 2), "square": (1, 1)}
 
 
 @row("4.2")
@@ -301,6 +303,16 @@ def the_softmax_pullback_agrees_with_automatic_differentiation_and_with_pytorch(
     np.testing.assert_allclose(closed, leaf.grad.numpy(), atol=1e-6)
 
 
+@row("7.2")
+def a_program_is_an_acyclic_graph_of_operators_each_with_a_forward_and_a_backward():
+    f = lambda w, x: losses.l2(jnp.tanh(x @ w), 1.0).sum()
+    graph = gl.graph(f, jnp.ones((3, 2)) / 3, jnp.arange(12.0).reshape(4, 3) / 10)
+    assert all(i < node.id for node in graph.nodes for i in node.inputs)
+    assert all(node.value is not None and node.adjoint is not None for node in graph.nodes)
+    for part in ("forward", "backward"):
+        assert part in graph.to_html()
+
+
 @row("7.4")
 def reverse_mode_is_the_transposed_jacobian_and_forward_mode_the_jacobian():
     f = lambda x: jnp.stack([jnp.sin(x[0]) * x[1], x[2] ** 2, x[0] + x[1] * x[2], x[1]])
@@ -339,4 +351,4 @@ def test_equation(number):
 def test_every_row_of_sections_two_to_six_has_its_test():
     sections = {"2": 4, "3": 5, "a": 5, "4": 2, "5": 12, "6": 8}
     rows = {f"{section}.{i}" for section, last in sections.items() for i in range(1, last + 1)}
-    assert rows - {"6.5"} | {"5.2 ~ 5.9", "7.4", "7.5"} == set(FACTS)  # the tutorial has no equation 6.5
+    assert rows - {"6.5"} | {"5.2 ~ 5.9", "7.2", "7.4", "7.5"} == set(FACTS)  # the tutorial has no equation 6.5

@@ -33,7 +33,7 @@ def test_every_file_that_is_named_exists(path):
 
 
 def test_every_linked_page_exists():
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for link in re.findall(r"\]\((?!http|%)([^)]+)\)", README):
         assert (ROOT / link).exists()
 
 

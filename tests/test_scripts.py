@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PICTURES = ("losses", "directional_derivatives", "worked_step", "softmax_pullback", "local_models")
+PICTURES = (
+    "losses",
+    "directional_derivatives",
+    "worked_step",
+    "softmax_pullback",
+    "local_models",
+    "vanishing_gradients",
+)
 
 
 def run(script, folder, *arguments):
@@ -32,7 +39,15 @@ def test_a_script_prints_its_numbers_and_draws_its_picture(script, tmp_path):
 
 def test_the_worked_step_prints_the_numbers_of_equation_4_1(tmp_path):
     printed = run("worked_step", tmp_path)
-    for number in ("= 10 ", "= 1\n", "∂loss/∂ŷ = 2", "∂ŷ/∂θ = 2", "∂loss/∂θ = 4", "= 4.5"):
+    for number in (
+        "mul(%0, 2.0)                10         2\n",
+        "= 10 ",
+        "= 1\n",
+        "∂loss/∂ŷ = 2",
+        "∂ŷ/∂θ = 2",
+        "∂loss/∂θ = 4",
+        "= 4.5",
+    ):
         assert number in printed
 
 
@@ -47,6 +62,20 @@ def test_bench_check_counts_alarms_and_misses(tmp_path):
     rows = json.loads((tmp_path / "out.json").read_text())["tools"]["gradlab.check"]
     assert (rows["right"], rows["false_alarms"], rows["defects"], rows["missed"], rows["named"]) == (1, 0, 1, 0, 1)
     assert "gradlab.check" in printed
+
+
+def test_nan_hunt_names_a_line_for_each_fault(tmp_path):
+    printed = run("nan_hunt", tmp_path)
+    text = (ROOT / "scripts" / "nan_hunt.py").read_text().splitlines()
+    named = {int(line) for line in re.findall(r"nan_hunt\.py:(\d+)", printed)}
+    assert {text[i - 1].split("(")[0].strip() for i in named} >= {"roots = jnp.sqrt", "hidden = jax.nn.relu"}
+    assert len(named) == 6 and "double_where: nothing is wrong" in printed
+
+
+def test_bench_blame_counts_right_lines(tmp_path):
+    run("bench_blame", tmp_path, "--only", "inside_scan", "rounded", "saddle", "--json", "out.json")
+    row = json.loads((tmp_path / "out.json").read_text())["tools"]["gradlab blame"]
+    assert (row["not finite"], row["zero"], row["healthy accused"]) == ("1 of 1", "1 of 1", "0 of 1")
 
 
 def test_compare_modes_takes_problems_by_name(tmp_path):

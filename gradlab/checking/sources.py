@@ -24,7 +24,9 @@ def not_finite(case: Case, w: Array | None, v: Array) -> Blame | None:
         return None
     if w is not None:
         return blame_of_part(f, u, jnp.asarray(w, f.shape.dtype))
-    return blame_of_results(trace(lambda u: jax.jvp(f, (u,), (jnp.asarray(v, u.dtype),))[1], u), u)
+    # Of the function itself: a program that is replayed lends its own lines to the rules that it calls.
+    push = trace(lambda u: jax.jvp(case.flat.plain, (u,), (jnp.asarray(v, u.dtype),))[1], u)
+    return blame_of_results(push, u)
 
 
 def zero(case: Case, v: Array) -> Blame | None:

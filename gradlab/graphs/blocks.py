@@ -5,7 +5,6 @@ compiler from turning log(exp(x)) into x: every operator gets the numbers that t
 same operators between the same places, as in a loop that Python unrolled, are compiled once.
 """
 
-import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab.jaxprs import Listing, Operator, Traced, moves
+from gradlab.jaxprs import Listing, Operator, Pullback, moves
 
 # So many operators are compiled as one program, and operators may repeat at this distance at most.
 LONGEST = 256
 # The share of operators that must be the same at a distance that counts as a period.
 PERIODIC = 0.9
 
-Plan = tuple[tuple[int, Traced], ...]
+Plan = tuple[tuple[int, Pullback], ...]
 Pulled = list[list[Any]]
 
 
@@ -96,20 +95,28 @@ class Block:
         for i, pullback in plan:
             op = self.operators[i]
             given = [filled(self.get(s, cotangents), shape) for s, shape in zip(op.results, op.shapes, strict=True)]
-            pulled.append(_apart(pullback([self.get(s, values) for s in op.operands], given)))
-            for slot, a in zip(op.operands, pulled[-1], strict=True):
-                if a is not None:
+            pulled.append(_apart(pullback.program([self.get(s, values) for s in op.operands], given)))
+            for slot, a, linked in zip(op.operands, pulled[-1], pullback.linked, strict=True):
+                if linked:
                     place = self._places[slot]
                     cotangents[place] = a if cotangents[place] is None else cotangents[place] + a
         return cotangents, pulled
 
 
-def blocks(listing: Listing) -> tuple[Block, ...]:
-    """A listing's operators in blocks, whose length is a multiple of the period at which operators repeat."""
-    count = len(listing.operators)
-    period = _period(listing.operators)
-    edges = [*range(0, count, period * (LONGEST // period)), count]
-    return tuple(Block(listing, start, stop) for start, stop in itertools.pairwise(edges))
+def blocks(listing: Listing, most_bytes: int | None = None) -> tuple[Block, ...]:
+    """A listing's operators in blocks, whose length is a multiple of the period at which operators repeat.
+
+    Args:
+        listing: the operators.
+        most_bytes: that the results of one block may take, where it has more than one operator.
+    """
+    count, period = len(listing.operators), _period(listing.operators)
+    length = period * (LONGEST // period)
+    sizes = np.array([op.bytes for op in listing.operators])
+    heaviest = lambda length: max((sizes[i : i + length].sum() for i in range(0, count, length)), default=0)
+    while most_bytes is not None and length > 1 and heaviest(length) > most_bytes:
+        length //= 2
+    return tuple(Block(listing, start, min(start + length, count)) for start in range(0, count, length))
 
 
 def _period(operators: Sequence[Operator]) -> int:

@@ -122,7 +122,7 @@ class Made:
 
     def pullback_texts(self) -> dict[int, str]:
         """The program of every operator's pullback as text, by node."""
-        return {len(self.held) + i: pullback.text for i, pullback in self.passes.pullbacks.items()}
+        return {len(self.held) + i: pullback.program.text for i, pullback in self.passes.pullbacks.items()}
 
     def reading(self, slot: int) -> Reading | None:
         """The adjoint of a slot."""

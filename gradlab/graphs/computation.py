@@ -141,7 +141,7 @@ def graph(
     each; `Graph.open` looks inside. A `while_loop` is pulled back too, since its number of iterations is known here.
 
     Arrays of up to 1024 numbers, and those of the inputs, are shown whole, others as statistics. Up to 512 MB of values
-    stay from forward to backward; beyond that they are computed anew between about √n snapshots.
+    stay from forward to backward; beyond that they are computed anew, from about √n snapshots of n blocks of operators.
 
     Args:
         f: a function of pytrees.

@@ -61,6 +61,8 @@ _NUDGE = 0.01
 FAINT = 1e6
 # A part of a carry is followed through so many iterations.
 FOLLOWED = 8
+# A part of an array is followed through so many operators; behind them, the whole array counts.
+TRACKED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +122,14 @@ def _cuts(whole: Made, slot: int, part: np.ndarray | None = None) -> list[Cut] |
     read, reaching = consumers(whole.listing.operators), _reaching(whole)
     seen, waiting = {slot}, [Way(slot, part)]
     cuts: list[Cut] = []
+    waves = 0
     while waiting:
         arrived = [(i, j, way.part) for way in waiting for i, j in read.get(way.slot, ()) if i in reaching]
-        marks = whole.passes.marks
-        if any(i in marks and marks[i][j] is Mark.UNKNOWN for i, j, _ in arrived):
+        if any(_mark(whole, i, j) is Mark.UNKNOWN for i, j, _ in arrived):
             return None
-        looked = {i for i, j, part in arrived if part is not None or (i in marks and marks[i][j] is Mark.ZERO)}
+        arrived = [(i, j, part if waves < TRACKED else None) for i, j, part in arrived]
+        waves += 1
+        looked = {i for i, j, part in arrived if part is not None or _closes(whole, i, j)}
         met = whole.met(*looked) if looked else {}
         waiting = []
         for i, j, part in arrived:
@@ -133,7 +137,10 @@ def _cuts(whole: Made, slot: int, part: np.ndarray | None = None) -> list[Cut] |
             cuts += found
             waiting += [way for way in onward if way.slot not in seen]
             seen.update(way.slot for way in onward)
-    return [replace(cut, reason="vanished") if cut.reason in _BY_CHANCE and _faint(cut) else cut for cut in cuts]
+    return [
+        replace(cut, reason="vanished") if cut.reason in (*_BY_CHANCE, "saturated") and _faint(cut) else cut
+        for cut in cuts
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,13 +155,13 @@ def _passed(
     whole: Made, i: int, j: int, part: np.ndarray | None, met: Watched | None, reaching: dict[int, set[int]]
 ) -> tuple[list[Cut], list[Way]]:
     """The cuts that an operator makes on the way of its j-th operand, and where the way goes on without one."""
-    op, passes = whole.listing.operators[i], whole.passes
+    op = whole.listing.operators[i]
     smooth = [s for s, shape in zip(op.results, op.shapes, strict=True) if moves(shape)]
     cuts = [Cut(whole, i, _reason(op, discrete=True))] if reaching[i] - set(smooth) else []
     if not smooth:
         return cuts, []
     parts = _spread(whole, op, met.operands, j, part) if met is not None else None
-    if i not in passes.marks or all((r := passes.adjoints.get(s)) is None or r.zero for s in smooth):
+    if _unreached(whole, i):
         return cuts, [Way(s, parts[op.results.index(s)] if parts else None) for s in smooth]
     if met is None:
         return [*cuts, Cut(whole, i, "cancelled")], []
@@ -165,6 +172,23 @@ def _passed(
     if part is not None and np.asarray(met.pulled[j])[part].any():
         return [*cuts, Cut(whole, i, "cancelled")], []
     return [*cuts, *_inside(whole, i, j, met, part)], []
+
+
+def _mark(whole: Made, i: int, j: int) -> Mark:
+    """What came back through an operator to its j-th operand."""
+    return whole.passes.marks[i][j] if i in whole.passes.marks else Mark.NONE
+
+
+def _closes(whole: Made, i: int, j: int) -> bool:
+    """Whether something comes back to an operator, and nothing through it to its j-th operand."""
+    return _mark(whole, i, j) is Mark.ZERO and not _unreached(whole, i)
+
+
+def _unreached(whole: Made, i: int) -> bool:
+    """Whether nothing, or nothing but zeros, comes back to an operator."""
+    adjoints = whole.passes.adjoints
+    given = (adjoints.get(s) for s in whole.listing.operators[i].results)
+    return i not in whole.passes.marks or all(found is None or found.zero for found in given)
 
 
 def _spread(whole: Made, op: Operator, operands: list[Any], j: int, part: np.ndarray | None) -> list[np.ndarray] | None:

@@ -74,7 +74,7 @@ def page(nodes: Sequence[Node], name: str, programs: dict[int, str]) -> str:
     data = json.dumps([_details(node, programs.get(node.id, "")) for node in nodes]).replace("<", "\\u003c")
     hint = "Hover over an operator, or choose it; arrow keys step through them in the order of execution."
     # Nothing may be loaded: not even by a page that was tampered with.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

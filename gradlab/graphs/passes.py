@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from math import prod
+from math import ceil, sqrt
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from gradlab.errors import first_sentence
 from gradlab.graphs.blocks import Block, Plan, blocks, compiled, filled
 from gradlab.graphs.record import Shown, Statistics, statistics
-from gradlab.jaxprs import Listing, Operator, Traced, moves
+from gradlab.jaxprs import Listing, Operator, Pullback, moves
 
 # All values are kept from forward to backward up to this many bytes; beyond, those inside of a block are computed anew.
 RESIDENT_BYTES = 512 * 2**20
@@ -83,7 +83,7 @@ class Passes:
     codes: dict[int, np.ndarray] = field(default_factory=dict)
     marks: dict[int, tuple[Mark, ...]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
-    pullbacks: dict[int, Traced] = field(default_factory=dict)
+    pullbacks: dict[int, Pullback] = field(default_factory=dict)
     watched: dict[int, Watched] = field(default_factory=dict)
 
 
@@ -117,29 +117,58 @@ class Runner:
         for slot in self.listing.constants.keys() - named.keys():
             self._code(found, slot, self.listing.constants[slot])
         snapshots: list[Values] = []
-        for block in self.blocks:
-            snapshots.append(dict(values))
-            values.update(self._forward(block, values))
+        for k, block in enumerate(self.blocks):
+            if not self.resident and k % self._stride == 0:
+                snapshots.append(values)
+            values = {**values, **self._forward(block, values)}
             for slot in block.made:
                 self._read(found, slot, values[slot])
             for i in watch & set(range(block.start, block.stop)):
                 found.watched[i] = Watched(self._operands(i, values), [], [])
-            if not self.resident:
-                values = {slot: a for slot, a in values.items() if self._last_use.get(slot, -1) >= block.stop}
+            values = self._kept(block, values)
         if self.seeds:
-            self._pull_back(found, snapshots, values, watch)
+            self._pull_back(found, self._backwards(snapshots, values), watch)
         return found
+
+    def _kept(self, block: Block, values: Values) -> Values:
+        """What stays behind a block: everything where there is room, else what is still read."""
+        if self.resident:
+            return values
+        return {slot: a for slot, a in values.items() if self._last_use.get(slot, -1) >= block.stop}
+
+    def _backwards(self, snapshots: list[Values], values: Values) -> Iterator[tuple[Block, Values]]:
+        """The blocks from the last to the first, each with the values that it reads and makes.
+
+        Without room for all of them, those at the start of a block are computed anew from the snapshot before it, and
+        those inside from these: three forward passes, and memory for about 2 √n starts and one block.
+        Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), section 12.2.
+        """
+        if self.resident:
+            yield from ((block, values) for block in reversed(self.blocks))
+            return
+        for s in reversed(range(len(snapshots))):
+            segment = self.blocks[s * self._stride : (s + 1) * self._stride]
+            starts = [snapshots.pop()]
+            for block in segment[:-1]:
+                starts.append(self._kept(block, {**starts[-1], **self._forward(block, starts[-1])}))
+            for block in reversed(segment):
+                start = starts.pop()
+                yield block, {**start, **self._forward(block, start)}
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The operators in blocks."""
-        return blocks(self.listing)
+        return blocks(self.listing, None if self.resident else RESIDENT_BYTES // 4)
+
+    @cached_property
+    def _stride(self) -> int:
+        """From one snapshot to the next, in blocks."""
+        return ceil(sqrt(len(self.blocks)))
 
     @cached_property
     def resident(self) -> bool:
         """Whether all values stay until the backward pass; else only those that a later block reads."""
-        operators = self.listing.operators
-        return sum(prod(s.shape) * s.dtype.itemsize for op in operators for s in op.shapes) <= RESIDENT_BYTES
+        return sum(op.bytes for op in self.listing.operators) <= RESIDENT_BYTES
 
     @cached_property
     def _last_use(self) -> dict[int, int]:
@@ -175,15 +204,13 @@ class Runner:
         if codes.any():
             found.codes[slot] = codes
 
-    def _pull_back(self, found: Passes, snapshots: list[Values], values: Values, watch: frozenset[int]) -> None:
+    def _pull_back(self, found: Passes, backwards: Iterator[tuple[Block, Values]], watch: frozenset[int]) -> None:
         cotangents: Values = {}
         for slot, seed in zip(self.listing.outputs, self.seeds, strict=True):
             if seed is not None:
                 cotangents[slot] = cotangents[slot] + seed if slot in cotangents else seed
         unknown: set[int] = set()
-        for block, snapshot in zip(reversed(self.blocks), reversed(snapshots), strict=True):
-            if not self.resident:
-                values = {**snapshot, **self._forward(block, snapshot)}
+        for block, values in backwards:
             plan = self._plan(found, block, values, set(cotangents), unknown)
             pulled = self._backward(block, plan, values, cotangents)
             for i, given in pulled.items():
@@ -196,9 +223,10 @@ class Runner:
                 self._adjoint(found, slot, values[slot], cotangents.get(slot), unknown)
                 if not self.resident:
                     cotangents.pop(slot, None)
-        for slot in (*self.listing.inputs, *self.listing.named):
-            value = values.get(slot, self.listing.constants.get(slot))
-            self._adjoint(found, slot, value, cotangents.get(slot), unknown, keep=slot in self.listing.inputs)
+        for slot, a in zip(self.listing.inputs, self.inputs, strict=True):
+            self._adjoint(found, slot, a, cotangents.get(slot), unknown, keep=True)
+        for slot in self.listing.named:
+            self._adjoint(found, slot, self.listing.constants[slot], cotangents.get(slot), unknown)
 
     def _plan(self, found: Passes, block: Block, values: Values, present: set[int], unknown: set[int]) -> Plan:
         """The operators of a block that have something to pull back, the last one first, each with its pullback."""
@@ -208,9 +236,10 @@ class Runner:
             wanted = tuple(slot in self._active for slot in op.operands)
             if op.owner is not None or not any(wanted) or present.isdisjoint(op.results):
                 continue
-            reached = {slot for slot, w in zip(op.operands, wanted, strict=True) if w}
-            present |= reached
             pullback = None if unknown & set(op.results) else self._pullback(found, i, values, wanted)
+            linked = wanted if pullback is None else pullback.linked
+            reached = {slot for slot, link in zip(op.operands, linked, strict=True) if link}
+            present |= reached
             if pullback is None:
                 unknown |= reached
                 found.marks[i] = tuple(Mark.UNKNOWN if w else Mark.NONE for w in wanted)
@@ -219,7 +248,7 @@ class Runner:
                 plan.append((i - block.start, pullback))
         return tuple(plan)
 
-    def _pullback(self, found: Passes, i: int, values: Values, wanted: tuple[bool, ...]) -> Traced | None:
+    def _pullback(self, found: Passes, i: int, values: Values, wanted: tuple[bool, ...]) -> Pullback | None:
         op, operands = self.listing.operators[i], self._operands(i, values)
         # How often a while_loop runs is no part of its signature.
         key = (op.signature(operands, wanted), i if op.name == "while" else None)

@@ -1,7 +1,7 @@
 """The only package that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
 from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
-from gradlab.jaxprs.operators import Listing, Operator, body_of, listing, moves
+from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing, moves
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
 from gradlab.jaxprs.sources import Frame, Frames, place, user_frame
 
@@ -11,6 +11,7 @@ __all__ = [
     "Listing",
     "Loop",
     "Operator",
+    "Pullback",
     "Traced",
     "Unrolled",
     "body_of",

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import jax
@@ -20,6 +21,20 @@ Kind = Literal["operator", "call", "rule", "loop", "branch"]
 RULES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 # Parameters that a reader needs to know what an operator does.
 _TELLING = ("y", "axes", "axis", "dimension", "new_dtype", "exponent")
+
+
+@dataclass(frozen=True, eq=False)
+class Pullback:
+    """What takes cotangents of an operator's results to cotangents of its operands.
+
+    Attributes:
+        program: of (operands, cotangents of the results, None for integers), to cotangents of the wanted operands.
+        linked: which operands' cotangents depend on what comes in; through the others, JAX passes nothing back, and not
+            even a zero, which behind them could meet an infinity.
+    """
+
+    program: Traced
+    linked: tuple[bool, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +74,11 @@ class Operator:
         if self.name in ("scan", "while"):
             return "loop"
         return "branch" if self.name == "cond" else "call" if self.name in CALLS else "operator"
+
+    @property
+    def bytes(self) -> int:
+        """Of the results."""
+        return sum(prod(s.shape) * getattr(s.dtype, "itemsize", 1) for s in self.shapes)
 
     @property
     def options(self) -> str:
@@ -104,8 +124,8 @@ class Operator:
         kinds = tuple((jnp.shape(a), str(jnp.result_type(a)), getattr(a, "weak_type", False)) for a in operands)
         return (self.key, kinds, wanted)
 
-    def pullback(self, operands: Sequence[Any], wanted: tuple[bool, ...]) -> Traced:
-        """The cotangents of the wanted operands, of (operands, cotangents of the results that move), as a program."""
+    def pullback(self, operands: Sequence[Any], wanted: tuple[bool, ...]) -> Pullback:
+        """The pullback to the wanted operands, traced at these."""
         loop = self.loop(operands) if self.name == "while" else None
 
         def pull(operands: list[Any], cotangents: list[Any]) -> list[Any]:
@@ -115,21 +135,28 @@ class Operator:
             run = lambda *a: loop.run(list(a[fixed : fixed + kept]), list(a[fixed + kept :]), [])
             return pullback(run, operands, cotangents, wanted)
 
-        return trace(pull, list(operands), [s if moves(s) else None for s in self.shapes])
+        program = trace(pull, list(operands), self._cotangents())
+        if self.name.startswith("custom_vjp"):  # zeros that a rule returns are passed on
+            return Pullback(program, wanted)
+        found = iter(program.depending(len(operands)))
+        return Pullback(program, tuple(w and next(found) for w in wanted))
+
+    def _cotangents(self) -> list[jax.ShapeDtypeStruct | None]:
+        return [s if moves(s) else None for s in self.shapes]
 
     def rule(self, operands: Sequence[Any], wanted: tuple[bool, ...]) -> Traced:
         """The same, with the user's own lines of a backward rule where they can be had."""
         direct = backward_rule(self.eqn)
         if direct is None:
-            return self.pullback(operands, wanted)
+            return self.pullback(operands, wanted).program
 
         def pull(operands: list[Any], cotangents: list[Any]) -> list[Any]:
             return [a if w else None for a, w in zip(direct(operands, cotangents), wanted, strict=True)]
 
         try:
-            return trace(pull, list(operands), [s if moves(s) else None for s in self.shapes])
+            return trace(pull, list(operands), self._cotangents())
         except Exception:  # a rule that needs to know which cotangents are zero, or another way of calling it
-            return self.pullback(operands, wanted)
+            return self.pullback(operands, wanted).program
 
 
 def moves(a: Any) -> bool:

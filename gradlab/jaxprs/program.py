@@ -53,6 +53,16 @@ class Traced:
         """The largest relative rounding of a floating dtype that the arguments pass through."""
         return max(_roundings(self.closed, [True] * len(jaxpr_of(self.closed).invars)), default=0.0)
 
+    def depending(self, first: int) -> tuple[bool, ...]:
+        """For each output, whether it depends on an input, of those from the `first` one on in the flat order."""
+        jaxpr = jaxpr_of(self.closed)
+        moved = set(jaxpr.invars[first:])
+        read = lambda v: not isinstance(v, core.Literal) and v in moved
+        for eqn in jaxpr.eqns:
+            if any(map(read, eqn.invars)):
+                moved.update(eqn.outvars)
+        return tuple(map(read, jaxpr.outvars))
+
     def same_as(self, other: "Traced") -> bool:
         """Whether both have the same operators and the same constants: a function that draws on its own has not."""
         pairs = zip_longest(_marks(self.closed), _marks(other.closed))

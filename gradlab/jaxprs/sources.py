@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jaxlib
 
-import gradlab
-
 
 class Frame(NamedTuple):
     """A line that was running when an operator was traced.
@@ -30,7 +28,7 @@ Frames = tuple[Frame, ...]
 
 _folder = lambda module: str(Path(module.__file__).parent) + os.sep
 _TRACERS = tuple(_folder(module) for module in (jax, jaxlib))
-_GRADLAB = _folder(gradlab)
+_GRADLAB = str(Path(__file__).parent.parent) + os.sep
 _LIBRARIES = tuple({str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "purelib", "platlib")})
 
 
