@@ -34,9 +34,10 @@ overhead: $(VENV)/.installed
 wolves: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_check.py
 
-# Who names the line behind a NaN or a zero: gradlab, and jax_debug_nans.
+# Who names the line behind a NaN or a zero (gradlab, and jax_debug_nans), and what a graph costs.
 blame: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_blame.py
+	@$(BIN)/python scripts/bench_graph.py
 
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml

@@ -3,7 +3,8 @@
 Shapes are found with `jax.eval_shape`, so a wrong call costs a trace and never a computation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -182,14 +183,15 @@ def _leaf_like(a: Any, b: Any, name: str, of: str, path: tuple) -> jax.Array:
     return jnp.asarray(a, wanted)
 
 
-def require_traceable(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
-    """The shape of f's output; a function that Python steers by a traced value gets an error that says so.
+@contextmanager
+def tracing() -> Iterator[None]:
+    """A scope in which a function is traced; one that Python steers by a traced value gets an error that says so.
 
     Raises:
         ArgumentError: f needs values where a trace has none.
     """
     try:
-        return jax.eval_shape(f, *args)
+        yield
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise ArgumentError(
             f"f cannot be traced: {first_sentence(error)}. Python's if, float() and NumPy need values, which a trace "

@@ -234,6 +234,8 @@ def test_what_cannot_be_traced_is_said_before_anything_runs():
         gl.graph(3.0)
     with pytest.raises(ArgumentError, match=r"jnp\.where"):
         gl.graph(lambda x: x if x > 0 else -x, 1.0)
+    with pytest.raises(ArgumentError, match="outside of jit"):
+        jax.jit(lambda x: gl.graph(jnp.sin, x).nodes[0].value)(1.0)
 
 
 def test_scopes_lines_flops_and_dtypes_are_on_the_nodes():

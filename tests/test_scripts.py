@@ -78,6 +78,11 @@ def test_bench_blame_counts_right_lines(tmp_path):
     assert (row["not finite"], row["zero"], row["healthy accused"]) == ("1 of 1", "1 of 1", "0 of 1")
 
 
+def test_bench_graph_measures_one_case(tmp_path):
+    row = json.loads(run("bench_graph", tmp_path, "--only", "gmm"))
+    assert row["nodes"] > 20 and row["graph_seconds"] > 0 and row["blame"] is None
+
+
 def test_compare_modes_takes_problems_by_name(tmp_path):
     printed = run("compare_modes", tmp_path, "softplus_sum")
     assert "forward: gradient cannot use mode" in printed and "reverse is ready to use" in printed

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradlab import finite
 from gradlab.errors import EmptyInputError, NotDifferentiableError
-from gradlab.inputs import require_traceable
+from gradlab.inputs import tracing
 from gradlab.jaxprs import Traced, trace
 from gradlab.types import Fn, PyTree
 
@@ -145,7 +145,8 @@ def flatten(f: Fn, args: tuple, *, holds: bool = False) -> Flat:
         return f(*jax.tree.unflatten(structure, full))
 
     point = np.concatenate(real)
-    y = _require_outputs(require_traceable(of_vector, point))
+    with tracing():
+        y = _require_outputs(jax.eval_shape(of_vector, point))
     outputs = _parts([(f"output{jax.tree_util.keystr(path)}", leaf) for path, leaf in y])
     dtype = max((np.dtype(jnp.finfo(jnp.result_type(leaves[i])).dtype) for i in moves), key=lambda d: jnp.finfo(d).eps)
     numbers = lambda u: finite.numbers(of_vector(u))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradlab import inputs
-from gradlab.errors import OptionError
+from gradlab.errors import ArgumentError, OptionError
 from gradlab.graphs.passes import Passes, Reading, Runner, Watched
 from gradlab.graphs.record import Node
 from gradlab.jaxprs import (
@@ -35,20 +35,19 @@ class Made:
     Attributes:
         runner, passes: how it was run, and what was seen.
         names: of the inputs.
-        nodes: inputs, constants and operators.
-        node_of: the node that holds a slot.
-        first: the node of the first operator.
+        scope: around all operators.
+        open_calls: whether calls are listed by what they call.
     """
 
     runner: Runner
     passes: Passes
     names: tuple[str, ...]
-    frames: Frames = ()
     scope: str = ""
     open_calls: bool = True
 
     @property
     def listing(self) -> Listing:
+        """What was run."""
         return self.runner.listing
 
     @cached_property
@@ -68,6 +67,7 @@ class Made:
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
+        """Inputs, constants and operators, as a graph shows them."""
         held = [self._held(i, slot) for i, slot in enumerate(self.held)]
         return (*held, *(self._operator(i, op) for i, op in enumerate(self.listing.operators)))
 
@@ -148,7 +148,7 @@ def made(
     listed = listing(program, open_calls=open_calls, frames=frames, scope=scope)
     runner = Runner(listed, list(operands), list(seeds), keep)
     names = names or tuple(f"operand {j}" for j in range(len(operands)))
-    return Made(runner, runner.run(), names, frames, scope, open_calls)
+    return Made(runner, runner.run(), names, scope, open_calls)
 
 
 def made_of(
@@ -157,6 +157,10 @@ def made_of(
     """Trace f at args, and run it. See `graph`."""
     inputs.require_function(f, "graph")
     leaves, structure = jax.tree_util.tree_flatten_with_path(args)
+    if any(isinstance(leaf, jax.core.Tracer) for _, leaf in leaves):
+        raise ArgumentError(
+            "graph runs f and shows numbers, which a trace does not have; call it outside of jit and grad."
+        )
     moving = [i for i, (_, leaf) in enumerate(leaves) if _moving(leaf)]
     names = tuple(f"args{jax.tree_util.keystr(leaves[i][0])}" for i in moving)
 
@@ -167,8 +171,8 @@ def made_of(
         return f(*jax.tree.unflatten(structure, full))
 
     point = [jnp.asarray(leaves[i][1]) for i in moving]
-    inputs.require_traceable(of_moving, *point)
-    program = trace(of_moving, *point)
+    with inputs.tracing():
+        program = trace(of_moving, *point)
     seeds = _seeds(program.shape, cotangent, has_aux)
     return made(program, point, seeds, names, open_calls=open_calls, keep=keep)
 
@@ -206,7 +210,8 @@ def opened(whole: Made, i: int, iteration: int | None = None, watched: Watched |
     """
     op = whole.listing.operators[i]
     watched = watched or whole.met(i)[i]
-    seeds = watched.cotangents
+    # Through what a rule takes the place of, nothing is pulled back.
+    seeds = [] if op.kind == "rule" else watched.cotangents
     loop = op.loop(watched.operands)
     if loop is None:
         found = op.inner(watched.operands)

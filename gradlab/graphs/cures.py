@@ -6,7 +6,7 @@ import numpy as np
 
 from gradlab.graphs.cutting import Cut, Reason
 from gradlab.graphs.nonfinite import Fault
-from gradlab.jaxprs import Operator, user_frame
+from gradlab.jaxprs import Operator, called
 
 _WHERE = "put a where on both sides: the operand first, jnp.where(ok, x, 1.0), then the result"
 _CLIP = f"clip the operand inside ±(1 − ε), or {_WHERE}."
@@ -104,16 +104,17 @@ def _number(a: Any) -> str:
 
 
 def _cure(op: Operator) -> str:
-    frame = user_frame(op.frames)
-    via = frame.via if frame else ""
-    return _BY_FUNCTION.get(via) or _BY_OPERATOR.get(op.name) or f"keep its operands away from there, or {_WHERE}."
+    return (
+        _BY_FUNCTION.get(called(op.frames))
+        or _BY_OPERATOR.get(op.name)
+        or f"keep its operands away from there, or {_WHERE}."
+    )
 
 
 def _called(op: Operator) -> str:
     """The operator, and the function of JAX that the user's line calls to reach it."""
-    frame = user_frame(op.frames)
-    own = op.label or op.name
-    return f"{own} (in {frame.via})" if frame and frame.via and frame.via not in (own, op.name) else own
+    own, via = op.label or op.name, called(op.frames)
+    return f"{own} (in {via})" if via and via not in (own, op.name) else own
 
 
 def zero(cut: Cut) -> str:

@@ -105,5 +105,5 @@ class Blame:
     message: str
 
     def __str__(self) -> str:
-        at = f" at {self.source}" if self.source else ""
-        return f"{self.kind} in the derivative by {self.where}, born{at}: {self.message}"
+        born = f", born at {self.source}" if self.source else ""
+        return f"{self.kind} in the derivative by {self.where}{born}: {self.message}"

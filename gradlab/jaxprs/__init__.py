@@ -3,7 +3,7 @@
 from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
 from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing, moves
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
-from gradlab.jaxprs.sources import Frame, Frames, place, user_frame
+from gradlab.jaxprs.sources import Frame, Frames, called, place, user_frame
 
 __all__ = [
     "Frame",
@@ -15,6 +15,7 @@ __all__ = [
     "Traced",
     "Unrolled",
     "body_of",
+    "called",
     "draws",
     "hoist",
     "lacks_forward_rule",

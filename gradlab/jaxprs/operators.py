@@ -15,7 +15,7 @@ from gradlab.jaxprs.loops import Loop, loop_of, pullback, while_constants
 from gradlab.jaxprs.program import Traced, trace
 from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of
 from gradlab.jaxprs.rules import backward_rule
-from gradlab.jaxprs.sources import Frames, frames_of
+from gradlab.jaxprs.sources import Frame, Frames, frames_of
 
 Kind = Literal["operator", "call", "rule", "loop", "branch"]
 RULES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
@@ -263,7 +263,9 @@ class _Lister:
 
 def _through(frames: Frames, function: str) -> Frames:
     """Frames of what a call holds: the line that called knows by which function, where no frame between says so."""
-    if not frames or frames[0].via:
+    if not frames:
+        return (Frame("", 0, "", function.lstrip("_")),)
+    if frames[0].via:
         return frames
     return (frames[0]._replace(via=function.lstrip("_")), *frames[1:])
 

@@ -14,7 +14,7 @@ class Frame(NamedTuple):
     """A line that was running when an operator was traced.
 
     Attributes:
-        file, line, function: where.
+        file, line, function: where; "" for the file where only the function is known.
         via: JAX's function that this line called on the way to the operator, such as `norm`; "" for none.
     """
 
@@ -29,6 +29,8 @@ Frames = tuple[Frame, ...]
 _folder = lambda module: str(Path(module.__file__).parent) + os.sep
 _TRACERS = tuple(_folder(module) for module in (jax, jaxlib))
 _GRADLAB = str(Path(__file__).parent.parent) + os.sep
+# What gradlab offers to be differentiated; the rest of it only calls the function at hand.
+_OFFERED = tuple(_GRADLAB + name for name in ("losses.py", "models.py", "fused.py", "attacks.py", "problems"))
 _LIBRARIES = tuple({str(Path(sysconfig.get_path(name))) + os.sep for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -42,9 +44,10 @@ def frames_of(eqn: Any) -> Frames:
     found, via = [], ""
     for frame in trail.frames if trail is not None else ():
         name = frame.function_name
+        calls = frame.file_name.startswith(_GRADLAB) and not frame.file_name.startswith(_OFFERED)
         if frame.file_name.startswith(_TRACERS):
             via = "" if name.startswith("_") or "<locals>" in name else name
-        else:
+        elif not calls:
             found.append(Frame(frame.file_name, frame.line_num, name, via))
             via = ""
     return tuple(found)
@@ -57,9 +60,20 @@ def user_frame(frames: Sequence[Frame]) -> Frame | None:
     >>> user_frame([library, Frame("/home/me/model.py", 12, "loss"), Frame("/home/me/train.py", 40, "step")]).line
     12
     """
+    frames = [frame for frame in frames if frame.file]
     apart = [frame for frame in frames if not frame.file.startswith(_GRADLAB)]
     own = [frame for frame in apart if not frame.file.startswith(_LIBRARIES)]
     return next(iter([*own, *apart, *frames]), None)
+
+
+def called(frames: Sequence[Frame]) -> str:
+    """The function of JAX that the user's line calls on the way to an operator; "" for none.
+
+    >>> called([Frame("/home/me/model.py", 12, "loss", via="norm")])
+    'norm'
+    """
+    frame = user_frame(frames)
+    return frame.via if frame else next((one.via for one in frames if one.via), "")
 
 
 def place(frame: Frame | None) -> str:
