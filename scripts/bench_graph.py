@@ -2,8 +2,8 @@
 
 Run: python scripts/bench_graph.py [--json scripts/results/graph.json]
 
-Each case runs in a process of its own; compile time counts. `jax.grad` is the compiled gradient's first call in the same
-process, for scale. Memory is the largest that the process had, less what it had before.
+Each case runs in a process of its own; compile time counts. `jax.grad` is the first call of the compiled gradient, in
+the same process, for scale. Memory is the largest that the process had, less what it had before.
 """
 
 import argparse
