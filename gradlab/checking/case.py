@@ -56,7 +56,8 @@ class Case:
         """A finding of this case's order, with who is to blame; what is `wrong` at order 2 is called `second`."""
         kind = "second" if kind == "wrong" and self.order == 2 else kind
         source = blame.source if blame else ""
-        message += f" Born at {source}: {blame.message}" if blame and source else ""
+        if blame:
+            message += f" Born at {source}: {blame.message}" if source else f" Behind it: {blame.message}"
         return Finding(kind, where, self.order, mode, float(error), float(doubt), source, message)
 
     @cached_property

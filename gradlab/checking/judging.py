@@ -40,20 +40,27 @@ def judge(case: Case) -> tuple[list[Finding], float]:
 
 
 def _not_finite(case: Case) -> list[Finding]:
-    message = "f is finite here, but its derivative in {} mode is {}."
     reverse, forward, flat = case.first.reverse, case.first.forward, case.flat
     if reverse is not None and not np.isfinite(reverse).all():
         j = int(np.flatnonzero(~np.isfinite(reverse).all(0))[0])
         p = int(np.flatnonzero(~np.isfinite(reverse[:, j]))[0])
         blame = sources.not_finite(case, case.first.w[p], case.v[0])
-        text = message.format("reverse", reverse[p, j])
-        return [case.finding("nan", flat.input_name(j), "reverse", text, blame=blame)]
+        return [_nan(case, flat.input_name(j), "reverse", reverse[p, j], blame)]
     if forward is not None and not np.isfinite(forward).all():
         row, i = (int(k) for k in np.argwhere(~np.isfinite(forward))[0])
         place = case.culprit(lambda found, pushed, v: ~np.isfinite(pushed).all(1), row)
         blame = sources.not_finite(case, None, case.v[row])
-        return [case.finding("nan", place.name, "forward", message.format("forward", forward[row, i]), blame=blame)]
+        return [_nan(case, place.name, "forward", forward[row, i], blame)]
     return []
+
+
+def _nan(case: Case, where: str, mode: str, given: float, blame: Blame | None) -> Finding:
+    message = f"f is finite here, but its derivative in {mode} mode is {given}."
+    if blame is None:
+        message += (
+            " Look for a root, logarithm, norm or division at its edge, or a where whose unused branch is not finite."
+        )
+    return case.finding("nan", where, mode, message, blame=blame)
 
 
 def _kinks(case: Case) -> list[Finding]:
@@ -222,10 +229,11 @@ def _finding(
     case: Case, kind: Kind, where: str, mode: str, seen: Seen, reason: str, blame: Blame | None = None
 ) -> Finding:
     size = max(abs(seen.wanted), abs(seen.given), 1e-300)
-    factor = f", {seen.given / seen.wanted:.6g} times it" if abs(seen.wanted) > 10 * seen.uncertainty else ""
+    given = seen.given + 0.0  # no minus before a zero
+    factor = f", {given / seen.wanted + 0.0:.6g} times it" if abs(seen.wanted) > 10 * seen.uncertainty else ""
     values = "f" if case.order == 1 else "the first derivative"
     message = (
-        f"{mode} mode gives a slope{seen.of} {seen.by} of {seen.given:.6g}, but the values of {values} give "
+        f"{mode} mode gives a slope{seen.of} {seen.by} of {given:.6g}, but the values of {values} give "
         f"{seen.wanted:.6g} ± {seen.uncertainty:.1g}{factor}; {reason}"
     )
     error, doubt = abs(seen.given - seen.wanted) / size, seen.uncertainty / size
