@@ -17,7 +17,7 @@ import numpy as np
 from gradlab import finite
 from gradlab.errors import EmptyInputError, NotDifferentiableError
 from gradlab.inputs import tracing
-from gradlab.jaxprs import Traced, trace
+from gradlab.jaxprs import Traced, moves, trace
 from gradlab.types import Fn, PyTree
 
 Array = np.ndarray
@@ -128,19 +128,19 @@ def flatten(f: Fn, args: tuple, *, holds: bool = False) -> Flat:
     """
     named, structure = jax.tree_util.tree_flatten_with_path(args)
     leaves = [leaf for _, leaf in named]
-    moves = [i for i, leaf in enumerate(leaves) if _moves(leaf)]
-    if not any(np.size(leaves[i]) for i in moves):
+    places = [i for i, leaf in enumerate(leaves) if moves(leaf)]
+    if not any(np.size(leaves[i]) for i in places):
         given = ", ".join(str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves) or "nothing"
         raise EmptyInputError(
             f"there is nothing to differentiate by: the arguments hold {given}; expected at least one floating or "
             "complex number. Pass f and then its arguments: check(f, x)."
         )
-    real = [_real(leaves[i]) for i in moves]
-    parts = _parts([(f"args{jax.tree_util.keystr(named[i][0])}", leaves[i]) for i in moves])
+    real = [_real(leaves[i]) for i in places]
+    parts = _parts([(f"args{jax.tree_util.keystr(named[i][0])}", leaves[i]) for i in places])
 
     def of_vector(u: jax.Array) -> jax.Array:
         full = list(leaves)
-        for i, part in zip(moves, parts, strict=True):
+        for i, part in zip(places, parts, strict=True):
             full[i] = _unreal(u[part.place], part.shape, jnp.result_type(leaves[i]))
         return f(*jax.tree.unflatten(structure, full))
 
@@ -148,17 +148,11 @@ def flatten(f: Fn, args: tuple, *, holds: bool = False) -> Flat:
     with tracing():
         y = _require_outputs(jax.eval_shape(of_vector, point))
     outputs = _parts([(f"output{jax.tree_util.keystr(path)}", leaf) for path, leaf in y])
-    dtype = max((np.dtype(jnp.finfo(jnp.result_type(leaves[i])).dtype) for i in moves), key=lambda d: jnp.finfo(d).eps)
+    dtype = max((np.dtype(jnp.finfo(jnp.result_type(leaves[i])).dtype) for i in places), key=lambda d: jnp.finfo(d).eps)
     numbers = lambda u: finite.numbers(of_vector(u))
     if outputs[-1].place.stop > MOST_OUTPUTS:
         numbers, outputs = _sums(numbers, outputs[-1].place.stop), ()
     return Flat(numbers, trace(numbers, point), point, parts, outputs, dtype, holds)
-
-
-def _moves(leaf: Any) -> bool:
-    if not hasattr(leaf, "dtype"):
-        return isinstance(leaf, (float, complex))
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _require_outputs(y: PyTree) -> list[tuple[Any, Any]]:
@@ -228,7 +222,7 @@ def widened(args: tuple) -> tuple:
     """The arguments in float64 (and complex128), where they are floating."""
 
     def widen(leaf: Any) -> Any:
-        if not _moves(leaf):
+        if not moves(leaf):
             return leaf
         return np.asarray(leaf).astype(np.complex128 if _is_complex(leaf) else np.float64)
 

@@ -161,7 +161,7 @@ def made_of(
         raise ArgumentError(
             "graph runs f and shows numbers, which a trace does not have; call it outside of jit and grad."
         )
-    moving = [i for i, (_, leaf) in enumerate(leaves) if _moving(leaf)]
+    moving = [i for i, (_, leaf) in enumerate(leaves) if moves(leaf)]
     names = tuple(f"args{jax.tree_util.keystr(leaves[i][0])}" for i in moving)
 
     def of_moving(*moved: Any) -> PyTree:
@@ -175,10 +175,6 @@ def made_of(
         program = trace(of_moving, *point)
     seeds = _seeds(program.shape, cotangent, has_aux)
     return made(program, point, seeds, names, open_calls=open_calls, keep=keep)
-
-
-def _moving(leaf: Any) -> bool:
-    return moves(leaf) if hasattr(leaf, "dtype") else isinstance(leaf, (float, complex)) and not isinstance(leaf, bool)
 
 
 def _seeds(shape: PyTree, cotangent: PyTree, has_aux: bool) -> list[Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,35 +15,16 @@ from gradlab.graphs.nonfinite import rule_of
 from gradlab.graphs.passes import Mark, Watched, consumers, producers
 from gradlab.jaxprs import Operator, moves, unrolled
 
-Reason = Literal[
-    "vanished",
-    "saturated", "dead", "branch", "stopped", "rounded", "rule", "overwritten", "cast", "index", "comparison",
-    "discrete", "unused", "untaken", "factor", "cancelled",
-]  # fmt: skip
 # What says most comes first, where the way is cut in several places.
-_ORDER: tuple[Reason, ...] = (
-    "vanished",
-    "saturated", "dead", "branch", "stopped", "rounded", "rule", "overwritten", "cast", "index", "comparison",
-    "discrete", "untaken", "factor", "cancelled", "unused",
-)  # fmt: skip
+Reason = Literal[
+    "vanished", "saturated", "dead", "branch", "stopped", "rounded", "rule", "overwritten", "cast", "index",
+    "comparison", "discrete", "untaken", "factor", "cancelled", "unused",
+]  # fmt: skip
+_ORDER: tuple[Reason, ...] = get_args(Reason)
 # Slopes that are zero here by chance, and not nearby: at a stationary point, beside a factor that is zero.
 _BY_CHANCE: tuple[Reason, ...] = ("factor", "cancelled")
 # Functions whose slope is nowhere zero: a zero is one that was rounded to it.
-_NEVER_FLAT: tuple[str, ...] = (
-    "exp",
-    "exp2",
-    "expm1",
-    "logistic",
-    "tanh",
-    "erf",
-    "erfc",
-    "erf_inv",
-    "atan",
-    "sinh",
-    "rsqrt",
-    "log",
-)
-_NEVER_FLAT += ("log1p", "asinh", "cbrt", "sqrt", "lgamma")
+_NEVER_FLAT = "exp exp2 expm1 logistic tanh erf erfc erf_inv atan sinh asinh log log1p sqrt rsqrt cbrt lgamma"
 _CHOOSES = ("max", "min", "clamp", "reduce_max", "reduce_min", "cummax", "cummin", "select_and_gather_add")
 _WRITES = ("scatter", "dynamic_update_slice", "gather", "dynamic_slice", "slice", "pad", "concatenate")
 _BY_NAME: dict[str, Reason] = {
@@ -52,7 +33,7 @@ _BY_NAME: dict[str, Reason] = {
     **dict.fromkeys(("floor", "ceil", "round", "sign", "rem"), "rounded"),
     **dict.fromkeys(("argmax", "argmin", "sort", "top_k"), "index"),
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "is_finite"), "comparison"),
-    **dict.fromkeys(_NEVER_FLAT, "saturated"),
+    **dict.fromkeys(_NEVER_FLAT.split(), "saturated"),
     **dict.fromkeys(_CHOOSES, "dead"),
 }
 # How far inputs are moved, relative to their size, to see whether a slope that is zero stays so.

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from gradlab.graphs.build import Made, opened, within
-from gradlab.graphs.passes import Mark, Watched, consumers, producers
+from gradlab.graphs.passes import Mark, Watched, consumers, host, producers
 from gradlab.jaxprs import body_of, unrolled
 
-INFINITE, NAN = 1, 2
+NAN = 2  # among the codes of `Passes`
 Index = tuple[int, ...]
 
 
@@ -183,7 +183,7 @@ def _first_bad_iteration(states: list[Any], ys: list[Any], last: list[Any], leng
 
 
 def _finite(a: np.ndarray) -> bool:
-    return a.dtype.kind not in "fcV" or bool(np.isfinite(a.astype(np.float32) if a.dtype.kind == "V" else a).all())
+    return bool(np.isfinite(host(a)).all())
 
 
 def _in_backward(whole: Made, i: int, met: Watched, index: Index, j: int) -> Fault:

@@ -199,7 +199,7 @@ class Runner:
             self._code(found, slot, value)
 
     def _code(self, found: Passes, slot: int, value: Any) -> None:
-        array = _host(value)
+        array = host(value)
         codes = np.isinf(array) + np.uint8(2) * np.isnan(array)
         if codes.any():
             found.codes[slot] = codes
@@ -283,13 +283,13 @@ class Runner:
 def _mark(a: Any) -> Mark:
     if a is None:
         return Mark.NONE
-    array = _host(a)
+    array = host(a)
     if not np.isfinite(array).all():
         return Mark.BAD
     return Mark.FINITE if array.any() else Mark.ZERO
 
 
-def _host(a: Any) -> np.ndarray:
+def host(a: Any) -> np.ndarray:
     """An array in a dtype that NumPy computes with."""
     if jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key):
         return np.zeros(jnp.shape(a), np.uint8)
@@ -299,7 +299,7 @@ def _host(a: Any) -> np.ndarray:
 
 def reading(a: Any, keep: bool) -> Reading:
     """What is kept of an array."""
-    array = _host(a)
+    array = host(a)
     numbers = statistics(array)
     return Reading(array.copy() if keep or array.size <= SHOWN else numbers, numbers)
 

@@ -81,11 +81,11 @@ def text(nodes: Sequence[Node], name: str) -> str:
         grid.add_row("", f"… {len(every) - LONGEST // 2 * 2} more …")
         for row in every[-(LONGEST // 2) :]:
             grid.add_row(*map(_plain, row))
-    console = Console(file=StringIO(), width=160, color_system=None)
+    written = StringIO()
+    console = Console(file=written, width=160, color_system=None)
     console.print(f"graph of {name}: {summary(nodes)}", markup=False, highlight=False)
     console.print(grid)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
 def _plain(cell: str) -> Any:

@@ -1,8 +1,9 @@
 """The only package that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
 from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
-from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing, moves
+from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
+from gradlab.jaxprs.reading import moves
 from gradlab.jaxprs.sources import Frame, Frames, called, place, user_frame
 
 __all__ = [

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
-from gradlab.jaxprs.reading import jaxpr_of, scan_counts
+from gradlab.jaxprs.reading import jaxpr_of, moves, scan_counts
 
 Arrays = list[Any]
 
@@ -121,14 +120,10 @@ def _forward(loop: Loop, constants: Arrays, carry: Arrays, xs: Arrays) -> tuple[
     return states, ys
 
 
-def _moves(a: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(a), jnp.inexact)
-
-
 def _seeds(loop: Loop, ys: Arrays, cotangents: Arrays) -> tuple[Arrays, Arrays]:
     """Cotangents of the last carry and of the stacked outputs, in the order of execution; zeros for those not given."""
     count = len(loop.carry)
-    zero = lambda w, like: (jnp.zeros_like(like) if w is None else w) if _moves(like) else None
+    zero = lambda w, like: (jnp.zeros_like(like) if w is None else w) if moves(like) else None
     carried = [zero(w, s) for w, s in zip(cotangents[:count], loop.carry, strict=True)]
     stacked = [None if w is None else w[::-1] if loop.reverse else w for w in cotangents[count:]]
     return carried, [zero(w, y) for w, y in zip(stacked, ys, strict=True)]
@@ -158,22 +153,16 @@ def pullback(f: Callable[..., Any], operands: Arrays, cotangents: Arrays, wanted
         cotangents: of the results, None for those that have none.
         wanted: which operands, all of them where it is left out.
     """
-    moves = [i for i, a in enumerate(operands) if _moves(a) and (not wanted or wanted[i])]
+    places = [i for i, a in enumerate(operands) if moves(a) and (not wanted or wanted[i])]
     given = [i for i, w in enumerate(cotangents) if w is not None]
 
     def g(*moved: Any) -> Arrays:
         full = list(operands)
-        for i, a in zip(moves, moved, strict=True):
+        for i, a in zip(places, moved, strict=True):
             full[i] = a
         results = f(*full)
         return [results[i] for i in given]
 
-    found = jax.vjp(g, *(operands[i] for i in moves))[1]([cotangents[i] for i in given])
-    pulled = dict(zip(moves, found, strict=True))
+    found = jax.vjp(g, *(operands[i] for i in places))[1]([cotangents[i] for i in given])
+    pulled = dict(zip(places, found, strict=True))
     return [pulled.get(i) for i in range(len(operands))]
-
-
-def first_false(ok: Any) -> int | None:
-    """The index of the first False; None where there is none."""
-    places = np.flatnonzero(~np.asarray(ok))
-    return int(places[0]) if places.size else None

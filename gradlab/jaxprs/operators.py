@@ -13,7 +13,7 @@ from jax.extend import core
 from gradlab.jaxprs.flops import flops
 from gradlab.jaxprs.loops import Loop, loop_of, pullback, while_constants
 from gradlab.jaxprs.program import Traced, trace
-from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of
+from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of, moves
 from gradlab.jaxprs.rules import backward_rule
 from gradlab.jaxprs.sources import Frame, Frames, frames_of
 
@@ -157,11 +157,6 @@ class Operator:
             return trace(pull, list(operands), self._cotangents())
         except Exception:  # a rule that needs to know which cotangents are zero, or another way of calling it
             return self.pullback(operands, wanted).program
-
-
-def moves(a: Any) -> bool:
-    """Whether numbers of this dtype have a tangent space."""
-    return jnp.issubdtype(a.dtype if hasattr(a, "dtype") else jnp.result_type(a), jnp.inexact)
 
 
 @dataclass(frozen=True, eq=False)

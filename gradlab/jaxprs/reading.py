@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core
 
 # Operators that call one program with their own operands, by the parameter that holds it. Opening them changes nothing
@@ -51,3 +52,8 @@ def scan_counts(eqn: Any) -> tuple[int, int]:
     stacked = lambda outer, inner: sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True))
     carry = len(eqn.outvars) - stacked(eqn.outvars, body.outvars)
     return len(eqn.invars) - stacked(eqn.invars, body.invars) - carry, carry
+
+
+def moves(a: Any) -> bool:
+    """Whether numbers have a tangent space: floating and complex ones, as arrays, shapes or Python's own."""
+    return jnp.issubdtype(a.dtype, jnp.inexact) if hasattr(a, "dtype") else isinstance(a, (float, complex))
