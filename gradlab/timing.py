@@ -103,12 +103,14 @@ def temporary_bytes(program: Program) -> int:
 class Sample:
     """The run time of one program: the median of its samples, and how far the middle half of them spreads.
 
-    `seconds` is per call; `spread` is the interquartile range over the median.
+    `seconds` is per call; `spread` is the interquartile range over the median; `rounds` are the samples in their order,
+    so that two programs timed together can be compared round by round.
     """
 
     seconds: float
     spread: float
     calls: int
+    rounds: tuple[float, ...] = ()
 
 
 def interleaved(
@@ -148,4 +150,4 @@ def _seconds(run: Callable[[], PyTree], count: int) -> float:
 
 def _summary(times: list[float], inner: int) -> Sample:
     low, middle, high = np.percentile(times, [25, 50, 75])
-    return Sample(float(middle), float((high - low) / middle), len(times) * inner)
+    return Sample(float(middle), float((high - low) / middle), len(times) * inner, tuple(times))

@@ -1,5 +1,7 @@
 """The only package that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
+from gradlab.jaxprs.dependence import density
+from gradlab.jaxprs.kernels import Kernel, Work, work
 from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
 from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
@@ -9,14 +11,17 @@ from gradlab.jaxprs.sources import Frame, Frames, called, place, user_frame
 __all__ = [
     "Frame",
     "Frames",
+    "Kernel",
     "Listing",
     "Loop",
     "Operator",
     "Pullback",
     "Traced",
     "Unrolled",
+    "Work",
     "body_of",
     "called",
+    "density",
     "draws",
     "hoist",
     "lacks_forward_rule",
@@ -26,4 +31,5 @@ __all__ = [
     "trace",
     "unrolled",
     "user_frame",
+    "work",
 ]

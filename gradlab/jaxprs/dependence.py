@@ -1,0 +1,293 @@
+"""How dense a derivative is, estimated: which of a few sampled inputs each output depends on.
+
+A bit stands for an input, and a number is a word of bits: the inputs that it depends on. The words go through the
+program in its order, one NumPy operation or two for each operator. Where an operator's indices are known only when it
+runs, others of the same shape stand for them: the estimate is of how many dependences there are, and not of which.
+What finds the pattern itself is asked only after this says that it is worth asking.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+from gradlab.jaxprs.program import Traced
+from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_counts
+
+SAMPLES = 64  # bits of a word
+# Operators looked at, those of every iteration counted: beyond it a loop's iterations are taken together.
+MOST_OPERATORS = 2000
+ROUNDS = 4  # until the carry of a loop depends on all that it will
+
+Masks = list[np.ndarray | None]  # None: depends on no input
+_REDUCES = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "reduce_and", "reduce_or")
+_CUMULATES = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+
+
+def density(program: Traced, first: int = 0) -> float:
+    """The share of the entries of a Jacobian that can be nonzero, estimated from `SAMPLES` of its columns.
+
+    Args:
+        program: a function of pytrees; that of the first leaves is sampled.
+        first: the flat index of the leaf that is looked at.
+
+    >>> from gradlab.jaxprs import trace
+    >>> import jax.numpy as jnp
+    >>> density(trace(jnp.sin, jnp.ones(64))), density(trace(jnp.cumsum, jnp.ones(64))) > 0.4
+    (0.015625, True)
+    """
+    jaxpr = jaxpr_of(program.closed)
+    shape = jaxpr.invars[first].aval.shape
+    size = prod(shape)
+    words = np.zeros(size, np.uint64)
+    chosen = np.unique(np.linspace(0, size - 1, min(size, SAMPLES)).astype(int))
+    words[chosen] = np.uint64(1) << np.arange(len(chosen), dtype=np.uint64)
+    given: Masks = [words.reshape(shape) if i == first else None for i in range(len(jaxpr.invars))]
+    results = _Reader().run(jaxpr, given)
+    total = sum(prod(v.aval.shape) for v in jaxpr.outvars)
+    found = sum(int(np.bitwise_count(r).sum()) for r in results if r is not None)
+    return found / max(1, total * len(chosen))
+
+
+class _Reader:
+    """One pass over a program and the programs in it, with a count of the operators looked at."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+        self.random = np.random.default_rng(0)
+
+    def run(self, jaxpr: Any, given: Masks) -> Masks:
+        words: dict[Any, np.ndarray | None] = dict(zip(jaxpr.invars, given, strict=True))
+        read = lambda v: None if isinstance(v, core.Literal) else words.get(v)
+        for eqn in jaxpr.eqns:
+            operands = [read(v) for v in eqn.invars]
+            if any(o is not None for o in operands):
+                self.looked += 1
+                words.update(zip(eqn.outvars, self._operator(eqn, operands), strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _operator(self, eqn: Any, operands: Masks) -> Masks:
+        name = eqn.primitive.name
+        if name in CALLS:
+            return self.run(jaxpr_of(called(eqn)), operands)
+        if name == "cond":
+            found = [self.run(jaxpr_of(branch), operands[1:]) for branch in eqn.params["branches"]]
+            return [_either(list(column)) for column in zip(*found, strict=True)]
+        if name == "scan":
+            return self._scan(eqn, operands)
+        if name == "while":
+            return self._while(eqn, operands)
+        if any(True for _ in programs(eqn)):
+            return _everything(eqn, operands)
+        rule = _RULES.get(name, _elementwise)
+        return rule(self, eqn, operands)
+
+    def _scan(self, eqn: Any, operands: Masks) -> Masks:
+        body = jaxpr_of(eqn.params["jaxpr"])
+        consts, count = scan_counts(eqn)
+        length = eqn.params["length"]
+        fixed, carry, xs = operands[:consts], operands[consts : consts + count], operands[consts + count :]
+        exact = self.looked + length * len(body.eqns) <= MOST_OPERATORS
+        steps = range(length) if exact else range(min(length, ROUNDS))
+        ys: list[Masks] = []
+        for t in reversed(steps) if eqn.params["reverse"] and exact else steps:
+            at = lambda x, t=t: None if x is None else x[t] if exact else np.bitwise_or.reduce(x, axis=0)
+            results = self.run(body, [*fixed, *carry, *map(at, xs)])
+            carry = results[:count]
+            ys.append(results[count:])
+        order = ys[::-1] if eqn.params["reverse"] and exact else ys
+        stack = lambda column, v: _stacked(column if exact else [column[-1]] * length, v.aval.shape)
+        columns = zip(*order, strict=True) if order else ()
+        return [*carry, *(stack(list(c), v) for c, v in zip(columns, eqn.outvars[count:], strict=True))]
+
+    def _while(self, eqn: Any, operands: Masks) -> Masks:
+        body = jaxpr_of(eqn.params["body_jaxpr"])
+        carried = len(eqn.outvars)
+        fixed = operands[len(operands) - carried - (len(body.invars) - carried) : len(operands) - carried]
+        carry = operands[len(operands) - carried :]
+        for _ in range(ROUNDS):
+            carry = [_either([a, b]) for a, b in zip(carry, self.run(body, [*fixed, *carry]), strict=True)]
+        return carry
+
+
+def _either(words: Masks) -> np.ndarray | None:
+    known = [w for w in words if w is not None]
+    return None if not known else np.bitwise_or.reduce(known) if len(known) > 1 else known[0]
+
+
+def _stacked(column: Masks, shape: tuple[int, ...]) -> np.ndarray | None:
+    if all(c is None for c in column):
+        return None
+    return np.stack([np.zeros(shape[1:], np.uint64) if c is None else c for c in column])
+
+
+def _everything(eqn: Any, operands: Masks) -> Masks:
+    """Every result depends on all that any operand does."""
+    word = np.bitwise_or.reduce([np.bitwise_or.reduce(o, axis=None) for o in operands if o is not None])
+    return [np.full(v.aval.shape, word, np.uint64) for v in eqn.outvars]
+
+
+def _elementwise(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    shape = eqn.outvars[0].aval.shape
+    known = [o for o in operands if o is not None]
+    fits = lambda o: (
+        not o.ndim or (o.ndim == len(shape) and all(a in (1, b) for a, b in zip(o.shape, shape, strict=True)))
+    )
+    if len(eqn.outvars) > 1 or not all(map(fits, known)):
+        return _everything(eqn, operands)
+    joined = np.bitwise_or.reduce([np.broadcast_to(o, shape) for o in known])
+    return [joined]
+
+
+def _moved(move: Callable[[np.ndarray, Any], np.ndarray]) -> Callable[[_Reader, Any, Masks], Masks]:
+    """The rule of an operator that only moves the numbers of its first operand."""
+    return lambda reader, eqn, operands: [None if operands[0] is None else move(operands[0], eqn)]
+
+
+def _broadcast(words: np.ndarray, eqn: Any) -> np.ndarray:
+    shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    expanded = [1] * len(shape)
+    for place, length in zip(places, words.shape, strict=True):
+        expanded[place] = length
+    return np.broadcast_to(words.reshape(expanded), shape)
+
+
+def _slice(words: np.ndarray, eqn: Any) -> np.ndarray:
+    p = eqn.params
+    strides = p["strides"] or (1,) * words.ndim
+    return words[tuple(slice(a, b, s) for a, b, s in zip(p["start_indices"], p["limit_indices"], strides, strict=True))]
+
+
+def _pad(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    words = np.zeros(eqn.outvars[0].aval.shape, np.uint64)
+    if operands[0] is not None:
+        inside = operands[0]
+        for axis, (low, high, step) in enumerate(eqn.params["padding_config"]):
+            cut = slice(max(0, -low), inside.shape[axis] - max(0, -high)) if step == 0 else slice(None)
+            inside = inside[(slice(None),) * axis + (cut,)]
+        places = [
+            slice(max(0, low), max(0, low) + (length - 1) * (step + 1) + 1, step + 1)
+            for (low, _, step), length in zip(eqn.params["padding_config"], inside.shape, strict=True)
+        ]
+        target = words[tuple(places)]
+        if target.shape != inside.shape:
+            return _everything(eqn, operands)
+        words[tuple(places)] = inside
+    return [words]
+
+
+def _concatenate(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    parts = [np.zeros(v.aval.shape, np.uint64) if o is None else o for o, v in zip(operands, eqn.invars, strict=True)]
+    return [np.concatenate(parts, axis=eqn.params["dimension"])]
+
+
+def _stack(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    parts = [np.zeros(v.aval.shape, np.uint64) if o is None else o for o, v in zip(operands, eqn.invars, strict=True)]
+    return [np.stack(parts, axis=eqn.params["axis"])]
+
+
+def _split(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    if operands[0] is None:
+        return [None] * len(eqn.outvars)
+    return list(np.split(operands[0], np.cumsum(eqn.params["sizes"])[:-1], axis=eqn.params["axis"]))
+
+
+def _cumulate(words: np.ndarray, eqn: Any) -> np.ndarray:
+    axis, backward = eqn.params["axis"], eqn.params["reverse"]
+    turned = np.flip(words, axis) if backward else words
+    found = np.bitwise_or.accumulate(turned, axis=axis)
+    return np.flip(found, axis) if backward else found
+
+
+def _sort(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    axis = eqn.params.get("dimension", -1)
+    known = np.bitwise_or.reduce([o for o in operands if o is not None])
+    joined = np.bitwise_or.reduce(known, axis=axis, keepdims=True)
+    return [np.broadcast_to(joined, v.aval.shape) for v in eqn.outvars]
+
+
+def _dot(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    contracted, batch = eqn.params["dimension_numbers"]
+    shape = eqn.outvars[0].aval.shape
+    parts = []
+    for side, words in enumerate(operands):
+        if words is None:
+            continue
+        joined = np.bitwise_or.reduce(words, axis=tuple(contracted[side])) if contracted[side] else words
+        kept = [i for i in range(words.ndim) if i not in contracted[side]]
+        free = [i for i in kept if i not in batch[side]]
+        joined = joined.transpose([kept.index(i) for i in (*batch[side], *free)])
+        count, missing = len(batch[side]), len(shape) - joined.ndim
+        ahead = missing if side == 1 else 0  # the free axes of the first operand come before those of the second
+        sizes = (*joined.shape[:count], *(1,) * ahead, *joined.shape[count:], *(1,) * (missing - ahead))
+        parts.append(np.broadcast_to(joined.reshape(sizes), shape))
+    return [np.bitwise_or.reduce(parts)]
+
+
+def _convolution(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    """Each output reads a window of the image: as many neighbors as the kernel is long, of all channels."""
+    numbers, window = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape
+    if operands[0] is None or operands[1] is not None:
+        return _everything(eqn, operands)
+    image = operands[0].transpose(numbers.lhs_spec)
+    image = np.bitwise_or.reduce(image, axis=1, keepdims=True) if eqn.params["feature_group_count"] == 1 else image
+    shape = [eqn.outvars[0].aval.shape[i] for i in numbers.out_spec]
+    for axis, place in enumerate(numbers.rhs_spec[2:], 2):
+        near = [np.roll(image, k - window[place] // 2, axis=axis) for k in range(window[place])]
+        image = np.bitwise_or.reduce(near)
+        image = np.take(image, np.linspace(0, image.shape[axis] - 1, shape[axis]).astype(int), axis=axis)
+    if image.shape[0] != shape[0] or shape[1] % image.shape[1]:
+        return _everything(eqn, operands)
+    wide = np.repeat(image, shape[1] // image.shape[1], axis=1)
+    return [wide.transpose(np.argsort(numbers.out_spec))]
+
+
+def _indexed(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    """A gather: each output is one number of the operand, which one is not known here."""
+    if operands[0] is None:
+        return _everything(eqn, operands)
+    flat = operands[0].reshape(-1)
+    size = prod(eqn.outvars[0].aval.shape)
+    places = np.arange(size) if size == flat.size else reader.random.integers(0, max(1, flat.size), size)
+    return [flat[places].reshape(eqn.outvars[0].aval.shape)]
+
+
+def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    """A scatter: each number of the updates goes to one place, which one is not known here."""
+    updates = operands[2] if eqn.primitive.name.startswith("scatter") else operands[1]
+    base = operands[0]
+    words = np.zeros(eqn.outvars[0].aval.shape, np.uint64) if base is None else base.copy()
+    if updates is not None:
+        flat = words.reshape(-1)
+        count = updates.size
+        places = np.arange(count) if count == flat.size else reader.random.integers(0, max(1, flat.size), count)
+        np.bitwise_or.at(flat, places, updates.reshape(-1))
+        words = flat.reshape(words.shape)
+    return [words]
+
+
+_reshape = _moved(lambda w, eqn: w.reshape(eqn.outvars[0].aval.shape))
+_reduce = _moved(lambda w, eqn: np.bitwise_or.reduce(w, axis=tuple(eqn.params["axes"])))
+_RULES: dict[str, Callable[[_Reader, Any, Masks], Masks]] = {
+    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
+    **dict.fromkeys(_REDUCES, _reduce),
+    **dict.fromkeys(_CUMULATES, _moved(_cumulate)),
+    "transpose": _moved(lambda w, eqn: w.transpose(eqn.params["permutation"])),
+    "rev": _moved(lambda w, eqn: np.flip(w, eqn.params["dimensions"])),
+    "broadcast_in_dim": _moved(_broadcast),
+    "slice": _moved(_slice),
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "stack": _stack,
+    "tile": _moved(lambda w, eqn: np.tile(w, eqn.params["reps"])),
+    "split": _split,
+    "sort": _sort,
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "gather": _indexed,
+    "dynamic_slice": _indexed,
+    "dynamic_update_slice": _scattered,
+    **dict.fromkeys(("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul"), _scattered),
+}

@@ -1,0 +1,288 @@
+"""What a program makes a device do, read from its operators: kernels, the bytes they move, the arithmetic in them.
+
+A compiler joins operators into kernels. Here they are joined as XLA does by and large: elementwise operators and those
+that only move numbers are part of whatever reads their result; reductions, products, loops and the like end a kernel.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import log2, prod
+from typing import Any, Literal
+
+from jax.extend import core
+
+from gradlab.jaxprs.flops import flops
+from gradlab.jaxprs.program import Traced
+from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_counts
+
+Kind = Literal["map", "reduce", "product", "convolution", "scatter", "cumulate", "sort", "fft", "factor", "loop"]
+
+# A kernel of more operators than this is cut: compilers do, and the sets below stay small.
+MOST_JOINED = 64
+# A `while_loop` says nothing of its length; all derivatives of one function share it, so that any number will do.
+UNKNOWN_TRIPS = 10
+
+_FREE = """reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
+convert_element_type bitcast_convert_type iota transpose slice rev"""
+_SLOW = """exp exp2 expm1 log log1p sin cos tan tanh sinh cosh asin acos atan atan2 asinh acosh atanh logistic pow erf
+erfc erf_inv lgamma digamma sqrt rsqrt cbrt"""
+_REDUCES = "reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or reduce_xor argmax argmin reduce"
+_CUMULATES = "cumsum cumprod cummax cummin cumlogsumexp"
+_FACTORS = (
+    "cholesky lu qr geqrf eigh eig svd triangular_solve householder_product tridiagonal_solve custom_linear_solve"
+)
+_KINDS: dict[str, Kind] = {
+    "dot_general": "product",
+    "conv_general_dilated": "convolution",
+    "sort": "sort",
+    "top_k": "sort",
+    "fft": "fft",
+    **dict.fromkeys(_REDUCES.split(), "reduce"),
+    **dict.fromkeys(_CUMULATES.split(), "cumulate"),
+    **dict.fromkeys(_FACTORS.split(), "factor"),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel does, or several alike.
+
+    Attributes:
+        kind: what ends it.
+        count: how often it runs.
+        read, written: bytes, each time.
+        simple, slow, gathered: numbers made by additions and the like, by functions such as the sine, by indexing.
+        flops: of the operator that ends it; for a sort comparisons, for a scatter numbers written.
+        inner: whether it runs inside a loop.
+    """
+
+    kind: Kind
+    count: float = 1.0
+    read: float = 0.0
+    written: float = 0.0
+    simple: float = 0.0
+    slow: float = 0.0
+    gathered: float = 0.0
+    flops: float = 0.0
+    inner: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """The kernels of a program, and the bytes alive at once when most are: arguments, results and what is between."""
+
+    kernels: tuple[Kernel, ...]
+    peak_bytes: int
+
+
+def work(program: Traced) -> Work:
+    """What a program makes a device do.
+
+    >>> from gradlab.jaxprs import trace
+    >>> found = work(trace(lambda x: (x * x + 1.0).sum(), 1.0))
+    >>> [kernel.kind for kernel in found.kernels]
+    ['reduce']
+    """
+    reader = _Reader(program.closed, inner=False)
+    kernels = tuple(reader.run())
+    return Work(kernels, reader.peak + _bytes_of(jaxpr_of(program.closed).invars) + _constant_bytes(program.closed))
+
+
+def _constant_bytes(closed: Any) -> int:
+    return sum(getattr(c, "nbytes", 0) for c in closed.consts)
+
+
+@dataclass
+class _Pending:
+    """A value that no kernel has written: the operators that make it, and the stored values that they read."""
+
+    operators: frozenset[int]
+    sources: frozenset[Any]
+
+
+class _Reader:
+    """One pass over a program, in its order."""
+
+    def __init__(self, closed: Any, inner: bool):
+        self.jaxpr = jaxpr_of(closed)
+        self.inner = inner
+        self.pending: dict[Any, _Pending] = {}
+        self.own: list[Kernel] = []  # the arithmetic of each operator, were it a kernel of its own
+        self.eqns = _needed(self.jaxpr)
+        self.uses = Counter(v for eqn in self.eqns for v in set(_variables(eqn.invars)))
+        self.last = self._last_uses()
+        self.alive, self.peak = 0, 0
+
+    def _last_uses(self) -> dict[int, list[Any]]:
+        """The variables made here that no operator reads after the i-th one."""
+        last: dict[Any, int] = {}
+        for i, eqn in enumerate(self.eqns):
+            last.update((v, i) for v in (*_variables(eqn.invars), *eqn.outvars))
+        for v in (*_variables(self.jaxpr.outvars), *self.jaxpr.invars, *self.jaxpr.constvars):
+            last.pop(v, None)
+        ends: dict[int, list[Any]] = {}
+        for v, i in last.items():
+            ends.setdefault(i, []).append(v)
+        return ends
+
+    def run(self) -> Iterator[Kernel]:
+        """The kernels; `peak` is known once they are exhausted."""
+        for i, eqn in enumerate(self.eqns):
+            yield from self._operator(i, eqn)
+            for v in self.last.get(i, ()):
+                self.alive -= 0 if v in self.pending else _bytes(v)
+        for v in dict.fromkeys(_variables(self.jaxpr.outvars)):
+            yield from self._stored(v)
+
+    def _operator(self, i: int, eqn: Any) -> Iterator[Kernel]:
+        own = _own(eqn)
+        self.own.append(replace(own, inner=self.inner))
+        if eqn.primitive.name in CALLS or any(True for _ in programs(eqn)):
+            yield from self._program(eqn)
+        elif own.kind == "map":
+            operators, sources = self._joined(eqn.invars, frozenset([i]))
+            for v in eqn.outvars:
+                self.pending[v] = _Pending(operators, sources)
+                if len(operators) > MOST_JOINED or (self.uses[v] > 1 and own.slow):
+                    yield from self._stored(v)
+        else:
+            # A product reads its operands from memory; a reduction makes them on its way.
+            joins = own.kind == "reduce"
+            for v in () if joins else _variables(eqn.invars):
+                yield from self._stored(v)
+            operators, sources = self._joined(eqn.invars, frozenset([i]))
+            yield self._kernel(own.kind, operators, sources, _bytes_of(eqn.outvars))
+            self._keep(eqn.outvars)
+
+    def _joined(self, atoms: list[Any], operators: frozenset[int]) -> tuple[frozenset[int], frozenset[Any]]:
+        sources: frozenset[Any] = frozenset()
+        for v in _variables(atoms):
+            made = self.pending.get(v)
+            operators = operators | made.operators if made else operators
+            sources = sources | (made.sources if made else frozenset([v]))
+        return operators, sources
+
+    def _stored(self, v: Any) -> Iterator[Kernel]:
+        """The kernel that writes a value, where none has; a value that only moved another's shape needs none."""
+        made = self.pending.pop(v, None)
+        if made is None:
+            return
+        self._keep([v])
+        total = self._kernel("map", made.operators, made.sources, _bytes(v))
+        if total.simple + total.slow + total.gathered > 0 or _bytes(v) > sum(map(_bytes, made.sources)):
+            yield total
+
+    def _kernel(self, kind: Kind, operators: frozenset[int], sources: frozenset[Any], written: float) -> Kernel:
+        parts = [self.own[i] for i in operators]
+        total = lambda name: sum(getattr(p, name) for p in parts)
+        slow = total("slow")
+        if not any(self.eqns[i].primitive.name == "transpose" for i in operators):
+            # What is smaller than the rest is computed anew for each number that it is broadcast to, unless the
+            # innermost loop runs along the axis that it is broadcast along, as it does behind a transposition.
+            extent = max((p.written for p in parts), default=0.0)
+            slow = sum(p.slow * extent / p.written for p in parts if p.slow)
+        # A slice reads what it keeps; only what ends a kernel reads more than it writes.
+        most = max((p.written for p in parts), default=0.0) if kind == "map" else float("inf")
+        read = sum(min(float(_bytes(v)), most) for v in sources)
+        flops = sum(p.flops for p in parts)
+        return Kernel(kind, 1.0, read, written, total("simple"), slow, total("gathered"), flops, self.inner)
+
+    def _keep(self, variables: list[Any], extra: int = 0) -> None:
+        self.alive += _bytes_of(variables)
+        self.peak = max(self.peak, self.alive + extra)
+
+    def _program(self, eqn: Any) -> Iterator[Kernel]:
+        for v in _variables(eqn.invars):
+            yield from self._stored(v)
+        name = eqn.primitive.name
+        if name == "cond":
+            branches = [self._inside(branch, self.inner) for branch in eqn.params["branches"]]
+            kernels, peak = max(branches, key=lambda b: sum(k.read + k.written + k.flops for k in b[0]))
+            yield from kernels
+        elif name in CALLS:
+            kernels, peak = self._inside(called(eqn), self.inner)
+            yield from kernels
+        else:
+            kernels, peak = self._loop(eqn)
+            yield from kernels
+        self._keep(eqn.outvars, peak)
+
+    def _inside(self, closed: Any, inner: bool) -> tuple[list[Kernel], int]:
+        reader = _Reader(closed, inner)
+        return list(reader.run()), reader.peak
+
+    def _loop(self, eqn: Any) -> tuple[list[Kernel], int]:
+        """The kernels of every iteration, and what keeps the loop itself going."""
+        trips = float(eqn.params.get("length", UNKNOWN_TRIPS))
+        inside: list[Kernel] = []
+        peak = 0
+        for body in programs(eqn):
+            kernels, inner_peak = self._inside(body, True)
+            inside, peak = [*inside, *kernels], max(peak, inner_peak)
+        moved = 0.0
+        if eqn.primitive.name == "scan":
+            consts, carry = scan_counts(eqn)
+            stacked = [*eqn.invars[consts + carry :], *eqn.outvars[carry:]]
+            moved = 2.0 * sum(_bytes(v) for v in stacked) / max(1.0, trips)
+        step = Kernel("loop", trips, moved / 2, moved / 2, inner=True)
+        return [step, *(replace(k, count=k.count * trips) for k in inside)], peak
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The operators that the results depend on; a compiler leaves the others out."""
+    wanted = set(_variables(jaxpr.outvars))
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            wanted.update(_variables(eqn.invars))
+    return kept[::-1]
+
+
+def _own(eqn: Any) -> Kernel:
+    """The arithmetic of one operator."""
+    name = eqn.primitive.name
+    written, size = float(_bytes_of(eqn.outvars)), float(sum(_size(v) for v in eqn.outvars))
+    one = Kernel("map", written=written)
+    if name in _FREE.split():
+        return one
+    if name in _SLOW.split():
+        return replace(one, slow=size)
+    if name in ("gather", "dynamic_slice"):
+        return replace(one, gathered=size)
+    if name.startswith("scatter") or name == "dynamic_update_slice":
+        updates = eqn.invars[2] if name.startswith("scatter") else eqn.invars[1]
+        return replace(one, kind="scatter", flops=float(_size(updates)))
+    if name in _KINDS:
+        return replace(one, kind=_KINDS[name], **_arithmetic(_KINDS[name], eqn))
+    if name in ("integer_pow", "random_bits", "threefry2x32", "select_and_gather_add"):
+        return replace(one, simple=size * (60.0 if "r" in name[:6] and name != "integer_pow" else 2.0))
+    return replace(one, simple=size)
+
+
+def _arithmetic(kind: Kind, eqn: Any) -> dict[str, Any]:
+    size = float(max((_size(v) for v in eqn.invars), default=0))
+    if kind == "reduce":
+        return {"simple": size}
+    if kind == "cumulate":
+        return {"flops": size}
+    if kind == "sort":
+        return {"flops": size * log2(max(2.0, size))}
+    return {"flops": flops(eqn) or size}
+
+
+def _variables(atoms: list[Any]) -> list[Any]:
+    return [v for v in atoms if not isinstance(v, core.Literal)]
+
+
+def _size(v: Any) -> int:
+    return prod(getattr(v.aval, "shape", ()))
+
+
+def _bytes(v: Any) -> int:
+    return _size(v) * getattr(getattr(v.aval, "dtype", None), "itemsize", 4)
+
+
+def _bytes_of(variables: list[Any]) -> int:
+    return sum(_bytes(v) for v in variables if not isinstance(v, core.Literal))

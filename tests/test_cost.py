@@ -1,0 +1,67 @@
+"""What a program does is read from its operators, and what that costs is predicted without running it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gradlab.jaxprs import density, trace, work
+from gradlab.mode import cost
+
+CPU = cost.DEFAULTS["cpu"]
+shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+kinds = lambda f, *args: [kernel.kind for kernel in work(trace(f, *args)).kernels]
+
+
+def predicted(f, *args):
+    return cost.seconds(work(trace(f, *args)), CPU)
+
+
+def test_elementwise_operators_are_one_kernel():
+    assert kinds(lambda x: jnp.tanh(2.0 * x + 1.0) ** 2, shape(100)) == ["map"]
+
+
+def test_what_nobody_needs_costs_nothing():
+    def f(x):
+        jnp.sort(x)
+        return 2.0 * x
+
+    assert kinds(f, shape(100)) == ["map"]
+
+
+def test_a_loop_costs_its_iterations():
+    loop = lambda length: lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=length)[0]
+    assert 5 < predicted(loop(100_000), shape(8)) / predicted(loop(10_000), shape(8)) < 11
+
+
+def test_a_product_counts_its_operations():
+    (kernel,) = work(trace(jnp.matmul, shape(3, 5), shape(5, 7))).kernels
+    assert (kernel.kind, kernel.flops) == ("product", 2 * 3 * 5 * 7)
+
+
+@pytest.mark.parametrize(("f", "better", "worse"), [
+    (lambda t: t[0] * jnp.sin(jnp.arange(2000.0)), jax.jacfwd, jax.jacrev),
+    (lambda x: jnp.sum(jnp.sin(x)), jax.jacrev, jax.jacfwd),
+])  # fmt: skip
+def test_the_direction_with_fewer_passes_is_cheaper(f, better, worse):
+    x = shape(1) if better is jax.jacfwd else shape(2000)
+    assert predicted(better(f), x) < predicted(worse(f), x)
+
+
+def test_memory_counts_what_is_alive():
+    many = lambda x: jnp.sum(jnp.sort(x[:, None] * x[None, :], axis=0) @ x)
+    assert work(trace(many, shape(1000))).peak_bytes >= 2 * 4 * 1000**2
+
+
+@pytest.mark.parametrize(("f", "entries"), [
+    (jnp.sin, 1 / 256),
+    (lambda x: x[1:] - x[:-1], 2 / 256),
+    (lambda x: jnp.roll(x, 1) + x, 2 / 256),
+    (lambda x: jnp.convolve(x, jnp.ones(7), mode="same"), 7 / 256),
+    (lambda x: jax.lax.scan(lambda c, a: (c, a * 2.0), 0.0, x)[1], 1 / 256),
+    (lambda x: jnp.ones((9, 256)) @ x, 1.0),
+    (lambda x: x / jnp.sum(x), 1.0),
+    (jnp.cumsum, 0.5),
+])  # fmt: skip
+def test_the_density_of_a_jacobian_is_estimated(f, entries):
+    push = trace(lambda v, x: jax.jvp(f, (x,), (v,))[1], jnp.ones(256), jnp.ones(256))
+    assert entries / 1.5 <= density(push) <= entries * 1.5 or entries == 1.0 == density(push)
