@@ -17,8 +17,8 @@ def pytorch_pullback(x: jax.Array, v: jax.Array) -> np.ndarray:
     import torch
 
     leaf = torch.tensor(np.asarray(x), requires_grad=True)
-    torch.softmax(leaf, -1).backward(torch.tensor(np.asarray(v)))
-    return leaf.grad.numpy()
+    (slope,) = torch.autograd.grad(torch.softmax(leaf, -1), leaf, torch.tensor(np.asarray(v)))
+    return slope.numpy()
 
 
 def main() -> None:

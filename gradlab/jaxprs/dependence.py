@@ -2,8 +2,9 @@
 
 A bit stands for an input, and a number is a word of bits: the inputs that it depends on. The words go through the
 program in its order, one NumPy operation or two for each operator. Where an operator's indices are known only when it
-runs, others of the same shape stand for them: the estimate is of how many dependences there are, and not of which.
-What finds the pattern itself is asked only after this says that it is worth asking.
+runs, others of the same shape stand for them: the estimate is of how many dependences there are, and not of which. So
+the derivative of a sort, which gathers by an order that hangs on the values, counts as the permutation that it is at
+one point. What finds the pattern itself is asked only after this says that it is worth asking.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 from jax.extend import core
 
 from gradlab.jaxprs.program import Traced
-from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_counts
+from gradlab.jaxprs.reading import CALLS, CUMULATES, REDUCES, called, jaxpr_of, programs, scan_counts
 
 SAMPLES = 64  # bits of a word
 # Operators looked at, those of every iteration counted: beyond it a loop's iterations are taken together.
@@ -22,8 +23,6 @@ MOST_OPERATORS = 2000
 ROUNDS = 4  # until the carry of a loop depends on all that it will
 
 Masks = list[np.ndarray | None]  # None: depends on no input
-_REDUCES = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "reduce_and", "reduce_or")
-_CUMULATES = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 
 
 def density(program: Traced, first: int = 0) -> float:
@@ -178,14 +177,14 @@ def _pad(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [words]
 
 
-def _concatenate(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    parts = [np.zeros(v.aval.shape, np.uint64) if o is None else o for o, v in zip(operands, eqn.invars, strict=True)]
-    return [np.concatenate(parts, axis=eqn.params["dimension"])]
+def _joined(join: Callable[..., np.ndarray], axis: str) -> Callable[["_Reader", Any, Masks], Masks]:
+    """The rule of an operator that lays its operands side by side, along the axis of this parameter."""
 
+    def rule(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+        filled = lambda o, v: np.zeros(v.aval.shape, np.uint64) if o is None else o
+        return [join(list(map(filled, operands, eqn.invars)), axis=eqn.params[axis])]
 
-def _stack(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    parts = [np.zeros(v.aval.shape, np.uint64) if o is None else o for o, v in zip(operands, eqn.invars, strict=True)]
-    return [np.stack(parts, axis=eqn.params["axis"])]
+    return rule
 
 
 def _split(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
@@ -272,15 +271,15 @@ _reshape = _moved(lambda w, eqn: w.reshape(eqn.outvars[0].aval.shape))
 _reduce = _moved(lambda w, eqn: np.bitwise_or.reduce(w, axis=tuple(eqn.params["axes"])))
 _RULES: dict[str, Callable[[_Reader, Any, Masks], Masks]] = {
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
-    **dict.fromkeys(_REDUCES, _reduce),
-    **dict.fromkeys(_CUMULATES, _moved(_cumulate)),
+    **dict.fromkeys(REDUCES, _reduce),
+    **dict.fromkeys(CUMULATES, _moved(_cumulate)),
     "transpose": _moved(lambda w, eqn: w.transpose(eqn.params["permutation"])),
     "rev": _moved(lambda w, eqn: np.flip(w, eqn.params["dimensions"])),
     "broadcast_in_dim": _moved(_broadcast),
     "slice": _moved(_slice),
     "pad": _pad,
-    "concatenate": _concatenate,
-    "stack": _stack,
+    "concatenate": _joined(np.concatenate, "dimension"),
+    "stack": _joined(np.stack, "axis"),
     "tile": _moved(lambda w, eqn: np.tile(w, eqn.params["reps"])),
     "split": _split,
     "sort": _sort,

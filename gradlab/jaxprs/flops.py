@@ -3,17 +3,13 @@
 from math import log2, prod
 from typing import Any
 
-from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs
+from gradlab.jaxprs.reading import CALLS, CUMULATES, REDUCES, called, jaxpr_of, programs
 
 # What moves or makes numbers without arithmetic.
 _MOVES = """broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice dynamic_update_slice gather
 concatenate pad rev iota copy copy_p convert_element_type bitcast_convert_type stop_gradient select_n split real imag
 complex random_seed random_wrap random_unwrap random_bits random_fold_in random_split threefry2x32 device_put
 optimization_barrier debug_callback reduce_precision"""
-# Sums over an axis, one operation for each number that goes in.
-_REDUCES = (
-    "reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or argmax argmin cumsum cumprod cummax cummin"
-)
 # Cubic in the side of a matrix: Golub and Van Loan, Matrix Computations (4th ed.), sections 3.2, 4.2, 5.2, 8.3, 8.6.
 _CUBIC = {"cholesky": 1 / 3, "lu": 2 / 3, "qr": 4 / 3, "geqrf": 4 / 3, "eigh": 9.0, "eig": 25.0, "svd": 22.0}
 
@@ -30,7 +26,7 @@ def flops(eqn: Any) -> float | None:
         return _dot(eqn)
     if name == "conv_general_dilated":
         return _convolution(eqn)
-    if name in _REDUCES.split():
+    if name in REDUCES | CUMULATES:  # one operation for each number that goes in
         return float(_size(eqn.invars[0]))
     if name in CALLS:
         return program_flops(called(eqn))

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from gradlab.jaxprs.flops import flops
 from gradlab.jaxprs.program import Traced
-from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_counts
+from gradlab.jaxprs.reading import CALLS, CUMULATES, REDUCES, called, jaxpr_of, programs, scan_counts
 
 Kind = Literal["map", "reduce", "product", "convolution", "scatter", "cumulate", "sort", "fft", "factor", "loop"]
 
@@ -23,23 +23,28 @@ MOST_JOINED = 64
 # A `while_loop` says nothing of its length; all derivatives of one function share it, so that any number will do.
 UNKNOWN_TRIPS = 10
 
-_FREE = """reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
-convert_element_type bitcast_convert_type iota transpose slice rev"""
-_SLOW = """exp exp2 expm1 log log1p sin cos tan tanh sinh cosh asin acos atan atan2 asinh acosh atanh logistic pow erf
-erfc erf_inv lgamma digamma sqrt rsqrt cbrt"""
-_REDUCES = "reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or reduce_xor argmax argmin reduce"
-_CUMULATES = "cumsum cumprod cummax cummin cumlogsumexp"
-_FACTORS = (
-    "cholesky lu qr geqrf eigh eig svd triangular_solve householder_product tridiagonal_solve custom_linear_solve"
+_FREE = frozenset(
+    str.split("""reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
+    convert_element_type bitcast_convert_type iota transpose slice rev""")
 )
+_SLOW = frozenset(
+    str.split("""
+    exp exp2 expm1 log log1p sin cos tan tanh sinh cosh asin acos atan atan2 asinh acosh atanh logistic pow erf
+    erfc erf_inv lgamma digamma sqrt rsqrt cbrt""")
+)
+_FACTORS = """cholesky lu qr geqrf eigh eig svd triangular_solve householder_product tridiagonal_solve
+custom_linear_solve"""
+# Additions, shifts and the like of a random word: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011):
+# 20 rounds of three for two words, and the keys.
+_RANDOM, _RANDOM_STEPS = ("random_bits", "threefry2x32"), 40
 _KINDS: dict[str, Kind] = {
     "dot_general": "product",
     "conv_general_dilated": "convolution",
     "sort": "sort",
     "top_k": "sort",
     "fft": "fft",
-    **dict.fromkeys(_REDUCES.split(), "reduce"),
-    **dict.fromkeys(_CUMULATES.split(), "cumulate"),
+    **dict.fromkeys((*REDUCES, "reduce_xor", "reduce"), "reduce"),
+    **dict.fromkeys(CUMULATES, "cumulate"),
     **dict.fromkeys(_FACTORS.split(), "factor"),
 }
 
@@ -77,7 +82,10 @@ class Work:
 
 
 def work(program: Traced) -> Work:
-    """What a program makes a device do.
+    """What a program makes a device do; nothing runs.
+
+    Args:
+        program: of arrays of any shapes; sizes are counted in numbers, memory in bytes.
 
     >>> from gradlab.jaxprs import trace
     >>> found = work(trace(lambda x: (x * x + 1.0).sum(), 1.0))
@@ -137,7 +145,7 @@ class _Reader:
 
     def _operator(self, i: int, eqn: Any) -> Iterator[Kernel]:
         own = _own(eqn)
-        self.own.append(replace(own, inner=self.inner))
+        self.own.append(own)
         if eqn.primitive.name in CALLS or any(True for _ in programs(eqn)):
             yield from self._program(eqn)
         elif own.kind == "map":
@@ -148,8 +156,7 @@ class _Reader:
                     yield from self._stored(v)
         else:
             # A product reads its operands from memory; a reduction makes them on its way.
-            joins = own.kind == "reduce"
-            for v in () if joins else _variables(eqn.invars):
+            for v in () if own.kind == "reduce" else _variables(eqn.invars):
                 yield from self._stored(v)
             operators, sources = self._joined(eqn.invars, frozenset([i]))
             yield self._kernel(own.kind, operators, sources, _bytes_of(eqn.outvars))
@@ -199,13 +206,11 @@ class _Reader:
         if name == "cond":
             branches = [self._inside(branch, self.inner) for branch in eqn.params["branches"]]
             kernels, peak = max(branches, key=lambda b: sum(k.read + k.written + k.flops for k in b[0]))
-            yield from kernels
         elif name in CALLS:
             kernels, peak = self._inside(called(eqn), self.inner)
-            yield from kernels
         else:
             kernels, peak = self._loop(eqn)
-            yield from kernels
+        yield from kernels
         self._keep(eqn.outvars, peak)
 
     def _inside(self, closed: Any, inner: bool) -> tuple[list[Kernel], int]:
@@ -220,12 +225,11 @@ class _Reader:
         for body in programs(eqn):
             kernels, inner_peak = self._inside(body, True)
             inside, peak = [*inside, *kernels], max(peak, inner_peak)
-        moved = 0.0
+        moved = 0.0  # what is scanned over is read, and what is stacked written, a part in each iteration
         if eqn.primitive.name == "scan":
             consts, carry = scan_counts(eqn)
-            stacked = [*eqn.invars[consts + carry :], *eqn.outvars[carry:]]
-            moved = 2.0 * sum(_bytes(v) for v in stacked) / max(1.0, trips)
-        step = Kernel("loop", trips, moved / 2, moved / 2, inner=True)
+            moved = _bytes_of([*eqn.invars[consts + carry :], *eqn.outvars[carry:]]) / max(1.0, trips)
+        step = Kernel("loop", trips, moved, moved, inner=True)
         return [step, *(replace(k, count=k.count * trips) for k in inside)], peak
 
 
@@ -245,9 +249,9 @@ def _own(eqn: Any) -> Kernel:
     name = eqn.primitive.name
     written, size = float(_bytes_of(eqn.outvars)), float(sum(_size(v) for v in eqn.outvars))
     one = Kernel("map", written=written)
-    if name in _FREE.split():
+    if name in _FREE:
         return one
-    if name in _SLOW.split():
+    if name in _SLOW:
         return replace(one, slow=size)
     if name in ("gather", "dynamic_slice"):
         return replace(one, gathered=size)
@@ -256,9 +260,7 @@ def _own(eqn: Any) -> Kernel:
         return replace(one, kind="scatter", flops=float(_size(updates)))
     if name in _KINDS:
         return replace(one, kind=_KINDS[name], **_arithmetic(_KINDS[name], eqn))
-    if name in ("integer_pow", "random_bits", "threefry2x32", "select_and_gather_add"):
-        return replace(one, simple=size * (60.0 if "r" in name[:6] and name != "integer_pow" else 2.0))
-    return replace(one, simple=size)
+    return replace(one, simple=size * (_RANDOM_STEPS if name in _RANDOM else 1))
 
 
 def _arithmetic(kind: Kind, eqn: Any) -> dict[str, Any]:

@@ -20,6 +20,10 @@ CALLS = {
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 
+# Reductions over axes, and running ones along an axis.
+REDUCES = frozenset(str.split("reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or argmax argmin"))
+CUMULATES = frozenset(str.split("cumsum cumprod cummax cummin cumlogsumexp"))
+
 
 def jaxpr_of(closed: Any) -> Any:
     """The program without its constants; from 0.11 on the two are one class."""
