@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 __all__ = ["TWINS", "to_torch"]
 
-Tensor = torch.Tensor
 PyTree = Any
 
 
