@@ -2,8 +2,7 @@
 
 from gradlab.errors import UnsupportedModeError
 from gradlab.mode import gradient, hessian, hvp, jacobian, laplacian
-from gradlab.mode.jacobian import Unary
-from gradlab.mode.support import first_supported
+from gradlab.mode.support import Unary, first_supported
 from gradlab.types import PyTree, Quantity
 
 

@@ -7,8 +7,7 @@ from typing import Any, assert_never
 
 import jax
 
-from gradlab.mode.jacobian import Unary
-from gradlab.mode.support import explained
+from gradlab.mode.support import Unary, explained
 from gradlab.types import GradientMode, PyTree
 
 ALL: tuple[GradientMode, ...] = ("reverse", "forward")

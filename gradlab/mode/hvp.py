@@ -9,9 +9,8 @@ from typing import Any, assert_never
 import jax
 
 from gradlab import trees
-from gradlab.mode import hessian
-from gradlab.mode.jacobian import Unary
-from gradlab.mode.support import explained, first_supported
+from gradlab.mode.dense import MIXTURES
+from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import HvpMode, PyTree
 
 
@@ -19,13 +18,13 @@ def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
     """H v at x in the given mode; v and the result have x's structure."""
     if mode == "auto":
         mode = choose(f, x, v)
-    others = lambda: [(name, along(f, v, name)) for name in hessian.PREFERENCE]
+    others = lambda: [(name, along(f, v, name)) for name in MIXTURES]
     return explained(along(f, v, mode), x, mode, "hvp", others, pushes=True)
 
 
 def choose(f: Unary, x: PyTree, v: PyTree) -> HvpMode:
-    """The first mixture, in the order of `hessian.PREFERENCE`, that can run."""
-    return first_supported([(mode, along(f, v, mode)) for mode in hessian.PREFERENCE], x, "hvp")
+    """The first mixture, in the order of `MIXTURES`, that can run."""
+    return first_supported([(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp")
 
 
 def along(f: Unary, v: PyTree, mode: HvpMode) -> Unary:

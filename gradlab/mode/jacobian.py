@@ -1,20 +1,13 @@
-"""Dense Jacobians J = ∂f/∂x: one direction a column (forward) or a row (reverse), all at once or in chunks.
+"""Jacobians J = ∂f/∂x in every mode."""
 
-Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), chapter 3.
-"""
-
-from collections.abc import Callable
-from typing import Any, Literal, assert_never, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gradlab import trees
-from gradlab.mode.support import explained, first_supported
+from gradlab.mode.dense import DIRECTIONS, Direction, dense, unchunked
+from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import JacobianMode, PyTree
-
-Direction = Literal["forward", "reverse"]
-Unary = Callable[[PyTree], Any]
 
 
 def compute(f: Unary, x: PyTree, mode: JacobianMode, chunk_size: int | None, has_aux: bool) -> Any:
@@ -33,15 +26,13 @@ def compute(f: Unary, x: PyTree, mode: JacobianMode, chunk_size: int | None, has
     return explained(dense(f, mode, chunk_size, has_aux), x, mode, "jacobian", others)
 
 
-DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
-
-
 def choose(f: Unary, x: PyTree, has_aux: bool = False) -> Direction:
     """The direction with fewer passes, among those that can run.
 
     Forward mode takes n passes and reverse mode m, for J of shape `[m, n]`; ties go forward, which keeps no
     intermediate value. Decided while tracing, from shapes and rules alone.
 
+    >>> import jax.numpy as jnp
     >>> choose(lambda x: jnp.sum(x**2), jnp.ones(5)), choose(lambda t: t * jnp.ones(5), 1.0)
     ('reverse', 'forward')
     """
@@ -50,108 +41,3 @@ def choose(f: Unary, x: PyTree, has_aux: bool = False) -> Direction:
     if trees.size(y[0] if has_aux else y) < trees.size(x):
         order = ("reverse", "forward")
     return first_supported([(d, unchunked(f, d, has_aux)) for d in order], x, "jacobian")
-
-
-def unchunked(f: Unary, direction: Direction, has_aux: bool = False) -> Unary:
-    """`x ↦ J` by JAX's own program, all directions at once."""
-    match direction:
-        case "forward":
-            return jax.jacfwd(f, has_aux=has_aux)
-        case "reverse":
-            return jax.jacrev(f, has_aux=has_aux)
-        case _:
-            assert_never(direction)
-
-
-def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux: bool = False) -> Unary:
-    """`x ↦ J` by forward or reverse mode; without chunks, JAX's own program."""
-    if chunk_size is None:
-        return unchunked(f, direction, has_aux)
-    match direction:
-        case "forward":
-            return lambda x: _chunked_forward(f, x, chunk_size, has_aux)
-        case "reverse":
-            return lambda x: _chunked_reverse(f, x, chunk_size, has_aux)
-        case _:
-            assert_never(direction)
-
-
-def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    _, push, *aux = jax.linearize(f, x, has_aux=cast(Any, has_aux))
-    jac = assembled(push, x, chunk_size)
-    return (jac, *aux) if has_aux else jac
-
-
-def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
-    """The matrix with these columns, in JAX's structure: that of a column, with x's structure at each leaf.
-
-    Args:
-        column: from a unit vector of x's space to the column that belongs to it, a pytree.
-        x: the space of the directions.
-        chunk_size: directions at a time.
-    """
-    shapes = jax.eval_shape(column, x)
-    columns = in_chunks(column, x, chunk_size, axis=-1)
-    return jax.tree.map(lambda block, out: _split(block, x, out.shape, axis=-1), columns, shapes)
-
-
-def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
-    rows = in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0)
-    leaves, structure = jax.tree.flatten(y)
-    parts = [jax.tree.leaves(_split(row, y, jnp.shape(leaf), axis=0)) for row, leaf in _with_shapes(rows, x)]
-    inner = jax.tree.structure(x)
-    rebuilt = [jax.tree.unflatten(inner, [part[i] for part in parts]) for i in range(len(leaves))]
-    jac = jax.tree.unflatten(structure, rebuilt)
-    return (jac, *aux) if has_aux else jac
-
-
-def _with_shapes(rows: PyTree, x: PyTree) -> list[tuple[jax.Array, Any]]:
-    return list(zip(jax.tree.leaves(rows), jax.tree.leaves(x), strict=True))
-
-
-def in_chunks(apply: Unary, x: PyTree, chunk_size: int, *, axis: Literal[0, -1]) -> PyTree:
-    """Apply a map to every unit vector of x's space, `chunk_size` of them at a time.
-
-    Each chunk is written in place into the result, so no more than one chunk of intermediate values is alive. The last
-    chunk is moved back to end with the last direction: it repeats a few instead of needing a program of its own.
-
-    Args:
-        apply: the map, from x's space to another.
-        x: the space of the directions; n numbers in all.
-        chunk_size: directions at a time.
-        axis: where the direction goes, first (0) or last (-1).
-
-    Returns:
-        A pytree of the structure that `apply` gives; each leaf has one axis of length n more.
-    """
-    n = trees.size(x)
-    chunk = min(chunk_size, n)
-    batched = jax.vmap(apply, out_axes=axis)
-    template = jax.eval_shape(batched, jax.eval_shape(lambda i: trees.basis(x, i), jnp.arange(chunk)))
-
-    def place(buffer: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=axis if axis == 0 else buffer.ndim - 1)
-
-    def step(i: jax.Array, buffers: PyTree) -> PyTree:
-        start = jnp.minimum(i * chunk, n - chunk)
-        part = batched(trees.basis(x, start + jnp.arange(chunk)))
-        return jax.tree.map(lambda b, p: place(b, p, start), buffers, part)
-
-    def full(leaf: Any) -> jax.Array:
-        shape = (n, *leaf.shape[1:]) if axis == 0 else (*leaf.shape[:-1], n)
-        return jnp.zeros(shape, leaf.dtype)
-
-    return jax.lax.fori_loop(0, -(-n // chunk), step, jax.tree.map(full, template))
-
-
-def _split(block: jax.Array, x: PyTree, shape: tuple[int, ...], *, axis: Literal[0, -1]) -> PyTree:
-    """Cut the axis of directions into the leaves of x, each with its own shape."""
-    leaves, structure = jax.tree.flatten(x)
-    parts, offset = [], 0
-    for leaf in leaves:
-        count = trees.size(leaf)
-        piece = block if count == block.shape[axis] else jax.lax.slice_in_dim(block, offset, offset + count, axis=axis)
-        parts.append(piece.reshape((*jnp.shape(leaf), *shape) if axis == 0 else (*shape, *jnp.shape(leaf))))
-        offset += count
-    return jax.tree.unflatten(structure, parts)

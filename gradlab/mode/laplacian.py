@@ -12,8 +12,7 @@ from jax.experimental.jet import jet
 
 from gradlab import trees
 from gradlab.mode import hessian
-from gradlab.mode.jacobian import Unary
-from gradlab.mode.support import explained, first_supported
+from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import LaplacianMode, PyTree
 
 # The preferred first: n Hessian–vector products keep no n × n array; the trace of a dense Hessian has every mixture.

@@ -10,6 +10,7 @@ from gradlab.jaxprs import lacks_forward_rule, trace
 from gradlab.types import PyTree
 
 Mode = TypeVar("Mode", bound=str)
+Unary = Callable[[PyTree], Any]
 
 NO_FORWARD_RULE = "it calls a custom_vjp function, whose rule serves reverse mode only"
 

@@ -1,0 +1,157 @@
+"""Jacobians from every direction of a space, forward (columns) or reverse (rows), all at once or in chunks.
+
+Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), chapter 3, and section 5.1 for Hessians.
+"""
+
+from typing import Any, Literal, assert_never, cast
+
+import jax
+import jax.numpy as jnp
+
+from gradlab import trees
+from gradlab.mode.support import Unary
+from gradlab.types import HessianMode, PyTree
+
+Direction = Literal["forward", "reverse"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
+# The preferred first: one linearized gradient serves all columns; then the mixtures that need fewer reverse rules.
+MIXTURES: tuple[HessianMode, ...] = (
+    "forward_over_reverse",
+    "reverse_over_forward",
+    "reverse_over_reverse",
+    "forward_over_forward",
+)
+
+
+def unchunked(f: Unary, direction: Direction, has_aux: bool = False) -> Unary:
+    """`x ↦ J` by JAX's own program, all directions at once."""
+    match direction:
+        case "forward":
+            return jax.jacfwd(f, has_aux=has_aux)
+        case "reverse":
+            return jax.jacrev(f, has_aux=has_aux)
+        case _:
+            assert_never(direction)
+
+
+def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux: bool = False) -> Unary:
+    """`x ↦ J` by forward or reverse mode; without chunks, JAX's own program."""
+    if chunk_size is None:
+        return unchunked(f, direction, has_aux)
+    match direction:
+        case "forward":
+            return lambda x: _chunked_forward(f, x, chunk_size, has_aux)
+        case "reverse":
+            return lambda x: _chunked_reverse(f, x, chunk_size, has_aux)
+        case _:
+            assert_never(direction)
+
+
+def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
+    _, push, *aux = jax.linearize(f, x, has_aux=cast(Any, has_aux))
+    jac = assembled(push, x, chunk_size)
+    return (jac, *aux) if has_aux else jac
+
+
+def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
+    """The matrix with these columns, in JAX's structure: that of a column, with x's structure at each leaf.
+
+    Args:
+        column: from a unit vector of x's space to the column that belongs to it, a pytree.
+        x: the space of the directions.
+        chunk_size: directions at a time.
+    """
+    shapes = jax.eval_shape(column, x)
+    columns = in_chunks(column, x, chunk_size, axis=-1)
+    return jax.tree.map(lambda block, out: _split(block, x, out.shape, axis=-1), columns, shapes)
+
+
+def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
+    y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
+    rows = in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0)
+    leaves, structure = jax.tree.flatten(y)
+    parts = [jax.tree.leaves(_split(row, y, jnp.shape(leaf), axis=0)) for row, leaf in _with_shapes(rows, x)]
+    inner = jax.tree.structure(x)
+    rebuilt = [jax.tree.unflatten(inner, [part[i] for part in parts]) for i in range(len(leaves))]
+    jac = jax.tree.unflatten(structure, rebuilt)
+    return (jac, *aux) if has_aux else jac
+
+
+def _with_shapes(rows: PyTree, x: PyTree) -> list[tuple[jax.Array, Any]]:
+    return list(zip(jax.tree.leaves(rows), jax.tree.leaves(x), strict=True))
+
+
+def in_chunks(apply: Unary, x: PyTree, chunk_size: int, *, axis: Literal[0, -1]) -> PyTree:
+    """Apply a map to every unit vector of x's space, `chunk_size` of them at a time.
+
+    Each chunk is written in place into the result, so no more than one chunk of intermediate values is alive. The last
+    chunk is moved back to end with the last direction: it repeats a few instead of needing a program of its own.
+
+    Args:
+        apply: the map, from x's space to another.
+        x: the space of the directions; n numbers in all.
+        chunk_size: directions at a time.
+        axis: where the direction goes, first (0) or last (-1).
+
+    Returns:
+        A pytree of the structure that `apply` gives; each leaf has one axis of length n more.
+    """
+    n = trees.size(x)
+    chunk = min(chunk_size, n)
+    batched = jax.vmap(apply, out_axes=axis)
+    template = jax.eval_shape(batched, jax.eval_shape(lambda i: trees.basis(x, i), jnp.arange(chunk)))
+
+    def place(buffer: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis=axis if axis == 0 else buffer.ndim - 1)
+
+    def step(i: jax.Array, buffers: PyTree) -> PyTree:
+        start = jnp.minimum(i * chunk, n - chunk)
+        part = batched(trees.basis(x, start + jnp.arange(chunk)))
+        return jax.tree.map(lambda b, p: place(b, p, start), buffers, part)
+
+    def full(leaf: Any) -> jax.Array:
+        shape = (n, *leaf.shape[1:]) if axis == 0 else (*leaf.shape[:-1], n)
+        return jnp.zeros(shape, leaf.dtype)
+
+    return jax.lax.fori_loop(0, -(-n // chunk), step, jax.tree.map(full, template))
+
+
+def _split(block: jax.Array, x: PyTree, shape: tuple[int, ...], *, axis: Literal[0, -1]) -> PyTree:
+    """Cut the axis of directions into the leaves of x, each with its own shape."""
+    leaves, structure = jax.tree.flatten(x)
+    parts, offset = [], 0
+    for leaf in leaves:
+        count = trees.size(leaf)
+        piece = block if count == block.shape[axis] else jax.lax.slice_in_dim(block, offset, offset + count, axis=axis)
+        parts.append(piece.reshape((*jnp.shape(leaf), *shape) if axis == 0 else (*shape, *jnp.shape(leaf))))
+        offset += count
+    return jax.tree.unflatten(structure, parts)
+
+
+def directions(mode: HessianMode) -> tuple[Direction, Direction]:
+    """The outer and the inner direction that a mixture's name says.
+
+    >>> directions("forward_over_reverse")
+    ('forward', 'reverse')
+    """
+    outer, inner = mode.split("_over_")
+    return cast(Direction, outer), cast(Direction, inner)
+
+
+def nested(f: Unary, mode: HessianMode, chunk_size: int | None = None) -> Unary:
+    """`x ↦ H`: the inner Jacobian, and the outer one of it.
+
+    In chunks, an inner reverse mode needs one pass for each output of f, which is one, so the outer directions are
+    chunked. An inner forward mode is taken one direction at a time, H e = ∂(J e)/∂x, and those directions are chunked:
+    the outer derivative of a whole inner Jacobian would keep n × n values for each of its rows.
+    """
+    outer, inner = directions(mode)
+    if chunk_size is None or inner == "reverse":
+        return dense(dense(f, inner), outer, chunk_size)
+    size = chunk_size if outer == "forward" else None
+
+    def columns(x: PyTree) -> Any:
+        slope_along = lambda e: lambda x: jax.jvp(f, (x,), (e,))[1]
+        return assembled(lambda e: dense(slope_along(e), outer, size)(x), x, chunk_size)
+
+    return columns
