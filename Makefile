@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead wolves blame clean
+.PHONY: compare test lint format matrix overhead wolves blame checkpoint clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -39,11 +39,15 @@ blame: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_blame.py
 	@$(BIN)/python scripts/bench_graph.py
 
+# What recomputing the states of a loop buys in memory, and costs in time.
+checkpoint: $(VENV)/.installed
+	@$(BIN)/python scripts/bench_checkpoint.py
+
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing gradlab into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[data,sparse,laplacian]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

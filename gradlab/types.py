@@ -19,13 +19,14 @@ Argnums = int | tuple[int, ...]
 
 Quantity = Literal["gradient", "jacobian", "hessian", "hvp", "laplacian"]
 
-GradientMode = Literal["reverse", "forward"]
+GradientMode = Literal["reverse", "forward", "checkpoint"]
+CheckpointPolicy = Literal["none", "dots", "everything", "segments"]
 JacobianMode = Literal["forward", "reverse", "auto"]
 HessianMode = Literal[
     "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "forward_over_forward", "auto"
 ]
 HvpMode = HessianMode
-LaplacianMode = Literal["hessian_trace", "forward_over_reverse", "taylor", "auto"]
+LaplacianMode = Literal["hessian_trace", "forward_over_reverse", "taylor", "forward_laplacian", "auto"]
 
 MODES: dict[str, tuple[str, ...]] = {
     "gradient": get_args(GradientMode),

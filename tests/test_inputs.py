@@ -56,6 +56,8 @@ CASES = {
     "unknown quantity": (lambda: gl.modes("jacobean"), ValueError, "Did you mean 'jacobian'?"),
     "empty dict": (lambda: gl.gradient(lambda p: 1.0)({}), ValueError, "args[0] is an empty pytree"),
     "empty array": (lambda: gl.jacobian(jnp.sin)(jnp.zeros((0, 3))), ValueError, "size 0"),
+    "policy of no checkpoint": (lambda: gl.gradient(SQUARE, policy="dots"), ValueError, "goes with mode='checkpoint'"),
+    "unknown policy": (lambda: gl.gradient(SQUARE, mode="checkpoint", policy="dot"), ValueError, "Did you mean 'dots'"),
     "zero chunk": (lambda: gl.jacobian(SQUARE, chunk_size=0), ValueError, "chunk_size must be an integer"),
     "negative chunk": (lambda: gl.hessian(SQUARE, chunk_size=-4), ValueError, "-4"),
     "float chunk": (lambda: gl.jacobian(SQUARE, chunk_size=2.0), ValueError, "2.0"),

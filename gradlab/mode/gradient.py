@@ -7,25 +7,34 @@ from typing import Any, assert_never
 
 import jax
 
+from gradlab.mode.checkpoint import rematerialized
 from gradlab.mode.support import Unary, explained
-from gradlab.types import GradientMode, PyTree
+from gradlab.types import CheckpointPolicy, GradientMode, PyTree
 
-ALL: tuple[GradientMode, ...] = ("reverse", "forward")
+ALL: tuple[GradientMode, ...] = ("reverse", "forward", "checkpoint")
 
 
-def compute(f: Unary, x: PyTree, mode: GradientMode, has_aux: bool, value: bool) -> Any:
+def compute(f: Unary, x: PyTree, mode: GradientMode, has_aux: bool, value: bool, policy: CheckpointPolicy) -> Any:
     """∇f at x in the given mode, in the structure of `jax.grad`, or of `jax.value_and_grad` where value is set."""
-    others = lambda: [(name, of_scalar(f, name, has_aux, value)) for name in ALL]
-    return explained(of_scalar(f, mode, has_aux, value), x, mode, "gradient", others)
+    take = lambda name: of_scalar(f, name, has_aux, value, policy)
+    return explained(take(mode), x, mode, "gradient", lambda: [(name, take(name)) for name in ALL])
 
 
-def of_scalar(f: Unary, mode: GradientMode, has_aux: bool = False, value: bool = False) -> Unary:
-    """`x ↦ ∇f`: one pass in reverse mode, n passes in forward mode."""
+def of_scalar(
+    f: Unary,
+    mode: GradientMode,
+    has_aux: bool = False,
+    value: bool = False,
+    policy: CheckpointPolicy = "segments",
+) -> Unary:
+    """`x ↦ ∇f`: one pass in reverse mode, which may keep less and compute it again; n passes in forward mode."""
     match mode:
         case "reverse":
             return (jax.value_and_grad if value else jax.grad)(f, has_aux=has_aux)
         case "forward":
             return _forward_with_value(f, has_aux) if value else jax.jacfwd(f, has_aux=has_aux)
+        case "checkpoint":
+            return lambda x: of_scalar(rematerialized(f, x, policy), "reverse", has_aux, value)(x)
         case _:
             assert_never(mode)
 

@@ -13,12 +13,15 @@ from typing import Any
 import jax.numpy as jnp  # noqa: F401 - the examples use it
 
 from gradlab import inputs, trees
+from gradlab.errors import OptionError
 from gradlab.mode import gradient as gradient_modes
 from gradlab.mode import hessian as hessian_modes
 from gradlab.mode import jacobian as jacobian_modes
 from gradlab.mode import laplacian as laplacian_modes
+from gradlab.mode.checkpoint import require_policy
 from gradlab.types import (
     Argnums,
+    CheckpointPolicy,
     Fn,
     GradientMode,
     HessianMode,
@@ -33,7 +36,12 @@ from gradlab.types import (
 
 
 def gradient(
-    f: Fn, argnums: Argnums = 0, *, has_aux: bool = False, mode: GradientMode = "reverse"
+    f: Fn,
+    argnums: Argnums = 0,
+    *,
+    has_aux: bool = False,
+    mode: GradientMode = "reverse",
+    policy: CheckpointPolicy | None = None,
 ) -> Callable[..., Params]:
     """The gradient of a scalar function: x ↦ ∇f(x), with ⟨∇f, v⟩ the directional derivative along every v.
 
@@ -41,25 +49,34 @@ def gradient(
         f: a function with one real scalar output; with has_aux, a pair of it and anything else.
         argnums: which positional argument to differentiate, or a tuple of them.
         has_aux: return `(∇f, aux)`.
-        mode: `"reverse"` (one pass backward) or `"forward"` (n passes, no intermediate values kept).
+        mode: `"reverse"` (one pass backward), `"checkpoint"` (the same, keeping less and computing it again) or
+            `"forward"` (n passes, no intermediate values kept).
+        policy: what `"checkpoint"` keeps. `"segments"`, the default, keeps √n of the n states of every `scan`;
+            `"dots"` the results of matrix products; `"everything"` recomputes all within a step; `"none"` nothing.
 
     Returns:
         A function of f's arguments; the result has the structure, shapes and dtypes of `args[argnums]`. For a complex
         argument it is JAX's convention: the conjugate of the direction of steepest ascent.
 
     Raises:
+        UnknownModeError, OptionError: an option that does not exist; at once.
         NotScalarError: f does not return one real number.
 
-    Source: equation 3.5; Griewank and Walther (2008), chapter 3.
+    Source: equation 3.5; Griewank and Walther (2008), chapters 3 and 12.
 
     >>> gradient(lambda w, x: (w["a"] * x) ** 2)({"a": 3.0}, 2.0)["a"]
     Array(24., dtype=float32, weak_type=True)
     """
-    return _gradient(f, argnums, has_aux, mode, value=False, operator="gradient")
+    return _gradient(f, argnums, has_aux, mode, policy, value=False, operator="gradient")
 
 
 def value_and_gradient(
-    f: Fn, argnums: Argnums = 0, *, has_aux: bool = False, mode: GradientMode = "reverse"
+    f: Fn,
+    argnums: Argnums = 0,
+    *,
+    has_aux: bool = False,
+    mode: GradientMode = "reverse",
+    policy: CheckpointPolicy | None = None,
 ) -> Callable[..., tuple[Any, Params]]:
     """The value of a scalar function and its gradient, in one evaluation: x ↦ (f(x), ∇f(x)).
 
@@ -73,19 +90,34 @@ def value_and_gradient(
     >>> [float(v) for v in value_and_gradient(lambda x: x**3)(2.0)]
     [8.0, 12.0]
     """
-    return _gradient(f, argnums, has_aux, mode, value=True, operator="value_and_gradient")
+    return _gradient(f, argnums, has_aux, mode, policy, value=True, operator="value_and_gradient")
 
 
-def _gradient(f: Fn, argnums: Argnums, has_aux: bool, mode: GradientMode, *, value: bool, operator: str) -> Fn:
+def _gradient(
+    f: Fn,
+    argnums: Argnums,
+    has_aux: bool,
+    mode: GradientMode,
+    policy: CheckpointPolicy | None,
+    *,
+    value: bool,
+    operator: str,
+) -> Fn:
     inputs.require_function(f, operator)
     inputs.require_mode(mode, "gradient")
     inputs.require_argnums(argnums)
+    if policy is not None:
+        require_policy(policy)
+        if mode != "checkpoint":
+            raise OptionError(
+                f"policy={policy!r} goes with mode='checkpoint', but mode={mode!r}. Leave one of them out."
+            )
 
     @wraps(f)
     def take(*args: Any, **kwargs: Any) -> Any:
         g, x = inputs.focus(f, argnums, args, kwargs)
         inputs.require_scalar(inputs.split_aux(g, has_aux), x, operator)
-        return gradient_modes.compute(g, x, mode, has_aux, value)
+        return gradient_modes.compute(g, x, mode, has_aux, value, policy or "segments")
 
     return take
 
@@ -191,34 +223,40 @@ def hessian(
     return take
 
 
-def laplacian(f: ScalarFn, *, mode: LaplacianMode = "auto") -> Callable[[PyTree], Scalar]:
+def laplacian(
+    f: ScalarFn, *, mode: LaplacianMode = "auto", chunk_size: int | None = None
+) -> Callable[[PyTree], Scalar]:
     """The sum of the unmixed second derivatives: x ↦ Δf = tr H = Σⱼ ∂²f/∂xⱼ².
 
     Args:
         f: a function of one pytree with one real scalar output.
         mode: `"hessian_trace"` (a dense Hessian), `"forward_over_reverse"` (n Hessian–vector products), `"taylor"` (n
-            second-order Taylor expansions, no reverse mode), or `"auto"`: the first that can run of the last two and
-            the trace.
+            second-order Taylor expansions, no reverse mode), `"forward_laplacian"` (folx: one pass that carries the
+            Jacobian and the Laplacian of every intermediate value), or `"auto"`: the first that can run of these.
+        chunk_size: that many directions at a time instead of all n: less memory, the same result.
 
     Returns:
         A function of x with a scalar result, shape `()`.
 
     Raises:
-        UnknownModeError: at once.
+        UnknownModeError, OptionError: an option that does not exist; at once.
+        MissingExtraError: `"forward_laplacian"` without folx.
         NotScalarError: f does not return one real number.
 
-    Source: Griewank, Utke and Walther, Mathematics of Computation 69 (2000).
+    Source: Griewank, Utke and Walther, Mathematics of Computation 69 (2000); Li et al., Nature Machine Intelligence 6
+    (2024).
 
     >>> float(laplacian(lambda x: jnp.sum(x**2))(jnp.ones(3)))
     6.0
     """
     inputs.require_function(f, "laplacian")
     inputs.require_mode(mode, "laplacian")
+    inputs.require_count(chunk_size, "chunk_size", none=True)
 
     def total(x: PyTree) -> Scalar:
         g, x = inputs.focus(f, 0, (x,), {})
         inputs.require_real(x, inputs.require_scalar(g, x, "laplacian"), "laplacian")
-        return laplacian_modes.compute(g, x, mode)
+        return laplacian_modes.compute(g, x, mode, chunk_size)
 
     return total
 
