@@ -27,6 +27,13 @@ def test_what_nobody_needs_costs_nothing():
     assert kinds(f, shape(100)) == ["map"]
 
 
+def test_a_scatter_is_a_kernel_that_writes_each_of_its_numbers():
+    places = jnp.array([3, 1, 3, 0, 2])
+    pulled = trace(lambda w: jax.vjp(lambda x: x[places], jnp.ones(4))[1](w), shape(5))
+    [scatter] = [kernel for kernel in work(pulled).kernels if kernel.kind != "map"]
+    assert (scatter.kind, scatter.flops, scatter.count) == ("scatter", 5, 1)
+
+
 def test_a_loop_costs_its_iterations():
     loop = lambda length: lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=length)[0]
     assert 5 < predicted(loop(100_000), shape(8)) / predicted(loop(10_000), shape(8)) < 11

@@ -59,10 +59,10 @@ def _other(eqn: Any, name: str) -> float | None:
         return _size(eqn.invars[0]) * log2(max(2, axis))
     if name == "integer_pow":
         return float(_size(eqn.outvars[0]) * max(1, abs(eqn.params["y"]).bit_length()))
-    if any(True for _ in programs(eqn)):
-        return None
     if name.startswith("scatter"):
         return float(_size(eqn.invars[2]))
+    if any(True for _ in programs(eqn)):
+        return None
     sizes = {_size(v) for v in eqn.outvars}
     elementwise = all(_size(v) in (*sizes, 1) for v in eqn.invars)
     return float(max(sizes)) if sizes and elementwise else None

@@ -146,7 +146,8 @@ class _Reader:
     def _operator(self, i: int, eqn: Any) -> Iterator[Kernel]:
         own = _own(eqn)
         self.own.append(own)
-        if eqn.primitive.name in CALLS or any(True for _ in programs(eqn)):
+        # A scatter and a linear solve hold programs too, which say how to combine numbers, not what to run next.
+        if eqn.primitive.name in CALLS or (own.kind == "map" and any(True for _ in programs(eqn))):
             yield from self._program(eqn)
         elif own.kind == "map":
             operators, sources = self._joined(eqn.invars, frozenset([i]))
