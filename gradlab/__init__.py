@@ -18,12 +18,15 @@ _HOME = {
         "modes",
         "pullback",
         "pushforward",
+        "sparsity",
         "steepest_direction",
         "taylor",
         "value_and_gradient",
     ),
     "checking": ("Check", "Finding", "check"),
     "comparison": ("Comparison", "Row", "compare"),
+    "prediction": ("Prediction", "predict"),
+    "mode.sparsity": ("Sparsity",),
     "errors": ("GradlabError",),
     "graphs": ("Blame", "Graph", "Node", "graph"),
 }
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from gradlab.comparison import Comparison, Row, compare
     from gradlab.errors import GradlabError
     from gradlab.graphs import Blame, Graph, Node, graph
+    from gradlab.mode.sparsity import Sparsity
     from gradlab.operators import (
         derivative,
         directional_derivative,
@@ -55,10 +59,12 @@ if TYPE_CHECKING:
         modes,
         pullback,
         pushforward,
+        sparsity,
         steepest_direction,
         taylor,
         value_and_gradient,
     )
+    from gradlab.prediction import Prediction, predict
 
 
 def __getattr__(name: str) -> Any:

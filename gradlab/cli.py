@@ -1,4 +1,4 @@
-"""The `gradlab` command: compare, check, graph, blame, problems, info."""
+"""The `gradlab` command: compare, predict, calibrate, check, graph, blame, problems, info."""
 
 import dataclasses
 import sys
@@ -18,8 +18,10 @@ from rich.table import Table
 from gradlab import problems, report
 from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
-from gradlab.errors import GradlabError, MissingExtraError, TargetError
+from gradlab.errors import GradlabError, MissingExtraError, OptionError, TargetError
 from gradlab.graphs import graph
+from gradlab.mode import cost
+from gradlab.prediction import predict
 from gradlab.targets import quantity, resolve
 from gradlab.types import Fn, Quantity
 
@@ -126,6 +128,42 @@ def _write(done: Sequence[Comparison], json: Path | None, html: Path | None, plo
         from gradlab import plots
 
         report.write_atomically(plot, plots.image(plots.sheet(done), plot.suffix[1:]))
+
+
+@app.command("predict")
+def predict_command(
+    target: Annotated[str, typer.Argument(help="A problem's name, or package.module:function.")],
+    args: Annotated[str | None, typer.Option(help="package.module:name of the arguments.")] = None,
+    of: Annotated[str | None, typer.Option(help="gradient, jacobian, hessian, hvp or laplacian.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the prediction to this JSON file.")] = None,
+) -> None:
+    """Say what each mode of a derivative would cost, and which one auto would take; nothing runs."""
+    wanted = quantity(of)
+    _require_writable(json=json)
+    name, f, inputs, kind = _single(target, args, wanted)
+    result = dataclasses.replace(predict(f, *inputs, of=kind), name=name)
+    print(result)
+    if json is not None:
+        report.write_atomically(json, report.to_json({"prediction": result.to_dict(), "info": facts()}))
+
+
+@app.command("calibrate")
+def calibrate_command(
+    budget: Annotated[float, typer.Option(help="Seconds of timing, for all programs together.")] = 20.0,
+) -> None:
+    """Measure what this device takes for each kind of work, and keep it for predict and auto."""
+    from gradlab import calibration
+
+    if not budget > 0:
+        raise OptionError(f"--budget must be a positive number of seconds, but got {budget}.")
+    before = cost.rates()
+    measured, factor = calibration.calibrate(budget)
+    table = Table("work", "before", "measured", header_style="dim", title="Seconds each; the cache in bytes")
+    for name, value in cost.to_dict(measured).items():
+        table.add_row(name, f"{cost.to_dict(before)[name]:.2g}", f"{value:.2g}")
+    Console().print(table)
+    print(f"Half of the programs that were timed are predicted within a factor of {factor:.2f}.")
+    print(f"Kept in {calibration.keep(measured)}; remove the file to go back to the built-in rates.")
 
 
 @app.command("check")

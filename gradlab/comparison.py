@@ -1,7 +1,7 @@
 """What each mode costs here, and which is the fastest right one."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab import inputs, operators, reference, trees
-from gradlab.errors import GradlabError, OptionError, UnsupportedModeError
-from gradlab.mode import choice
+from gradlab.errors import ArgumentError, GradlabError, OptionError, UnsupportedModeError
+from gradlab.prediction import Prediction, predict
 from gradlab.timing import Program, Sample, compiled, interleaved
 from gradlab.types import MODES, Fn, PyTree, Quantity
 
@@ -31,6 +31,7 @@ class Row:
         flops, bytes: what the compiler counts; peak_bytes: arguments, results and temporaries.
         relative_cost: run time over that of f.
         error: largest difference from the float64 reference, over the reference's largest entry.
+        predicted_seconds, predicted_bytes: what `auto` expects of it, found before anything ran.
         reason: why it did not run, or what else to know.
 
     Whatever was not measured is None.
@@ -46,6 +47,8 @@ class Row:
     peak_bytes: int | None = None
     relative_cost: float | None = None
     error: float | None = None
+    predicted_seconds: float | None = None
+    predicted_bytes: int | None = None
     reason: str = ""
 
 
@@ -161,12 +164,15 @@ def compare(
     Source: equation 7.4.
 
     >>> result = compare(lambda t: t * jnp.ones(100), 2.0, repeats=3)
-    >>> sorted(row.status for row in result.rows), result.auto, result.function(2.0).shape
-    (['ok', 'ok'], 'forward', (100,))
+    >>> result.rows[0].status, result.auto, result.function(2.0).shape
+    ('ok', 'forward', (100,))
     """
     asked = _asked(f, of, modes, repeats, budget, memory_limit)
     args = jax.tree.map(jnp.asarray, args)
-    _require_fit(f, args, of)
+    inputs.require_fit(*inputs.focus(f, 0, args, {}), of)
+    name = getattr(f, "__name__", type(f).__name__)
+    f, held = _holding_integers(f, args)
+    predicted = _predicted(f, args, of)
     if of == "hvp":
         args = (args[0], trees.random_like(jax.random.key(0), args[0]), *args[1:])
     value = compiled(_value(f, of), *args)
@@ -180,12 +186,62 @@ def compare(
     )
     for (mode, program), sample in zip(programs.items(), samples[1:], strict=True):
         rows[mode] = _measured(mode, program, sample, samples[0], verdicts[mode])
-    rows |= over
+    rows = {mode: _foretold(row, predicted) for mode, row in (rows | over).items()}
     ordered = sorted(rows.values(), key=lambda r: (get_args(Status).index(r.status), r.seconds or np.inf))
-    name = getattr(f, "__name__", type(f).__name__)
-    rest = args[2:] if of == "hvp" else args[1:]
-    auto = choice.pick(lambda x: f(x, *rest), args[0], of, args[1] if of == "hvp" else None)
-    return Comparison(of, name, tuple(ordered), auto, samples[0].seconds, _device(), dict(programs))
+    functions = {mode: _guarded(program, held, 2 if of == "hvp" else 1) for mode, program in programs.items()}
+    auto = predicted.choice if predicted else None
+    return Comparison(of, name, tuple(ordered), auto, samples[0].seconds, _device(), functions)
+
+
+def _holding_integers(f: Fn, args: tuple) -> tuple[Fn, dict[int, jax.Array]]:
+    """f with the integers and bools among its data as constants: where they are indices, a pattern hangs on them.
+
+    Returns:
+        The function, of the same arguments, and what it holds, by the place in the flat data.
+    """
+    leaves = jax.tree.leaves(args[1:])
+    held = {i: a for i, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == jnp.bool_}
+
+    def g(x: PyTree, *rest: PyTree) -> PyTree:
+        given, structure = jax.tree.flatten(rest)
+        return f(x, *jax.tree.unflatten(structure, [held.get(i, leaf) for i, leaf in enumerate(given)]))
+
+    return (g, held) if held else (f, held)
+
+
+def _guarded(program: Program, held: dict[int, jax.Array], first: int) -> Callable[..., PyTree]:
+    """The program, which raises `ArgumentError` for other integers than those that it was compiled for."""
+    if not held:
+        return program
+
+    def run(*given: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(given[first:])
+        for i, array in held.items():
+            if leaves[i] is not array and not np.array_equal(leaves[i], array):
+                raise ArgumentError(
+                    "This function was compiled for the integers that compare was given, and an array of other ones "
+                    f"was passed: {array!r:.60} there, {leaves[i]!r:.60} here. Call compare again with these arguments."
+                )
+        return program(*given)
+
+    return run
+
+
+def _predicted(f: Fn, args: tuple, of: Quantity) -> Prediction | None:
+    """What is predicted of every mode; None where none can run."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
+    try:
+        return predict(f, *shapes, of=of)
+    except UnsupportedModeError:
+        return None
+
+
+def _foretold(row: Row, predicted: Prediction | None) -> Row:
+    found = next((e for e in predicted.rows if e.mode == row.mode), None) if predicted else None
+    if found is None or found.status != "ok":
+        return row
+    reason = "; ".join(part for part in (row.reason, found.reason) if part)
+    return replace(row, predicted_seconds=found.seconds, predicted_bytes=found.bytes, reason=reason)
 
 
 def _asked(f: Fn, of: str, modes: Any, repeats: Any, budget: Any, memory_limit: Any) -> tuple[str, ...]:
@@ -202,18 +258,6 @@ def _asked(f: Fn, of: str, modes: Any, repeats: Any, budget: Any, memory_limit: 
     if budget is not None and not (isinstance(budget, (int, float)) and budget > 0):
         raise OptionError(f"budget must be a positive number of seconds or None, but got {budget!r}.")
     return tuple(dict.fromkeys(m for m in asked if m != "auto")) or tuple(m for m in MODES[of] if m != "auto")
-
-
-def _require_fit(f: Fn, args: tuple, of: str) -> None:
-    g, x = inputs.focus(f, 0, args, {})
-    if of == "jacobian":
-        inputs.output_shape(g, x)
-    elif of == "hessian":
-        inputs.require_real(x, inputs.output_shape(g, x), of)
-    else:
-        y = inputs.require_scalar(g, x, of)
-        if of != "gradient":
-            inputs.require_real(x, y, of)
 
 
 def _value(f: Fn, of: str) -> Fn:
@@ -246,7 +290,7 @@ def _measured(mode: str, program: Program, sample: Sample, value: Sample, verdic
         program.peak_bytes,
         sample.seconds / value.seconds,
         error,
-        note,
+        reason=note,
     )
 
 

@@ -237,6 +237,18 @@ def require_scalar(f: Callable[[PyTree], Any], x: PyTree, operator: str) -> Any:
     return y
 
 
+def require_fit(f: Callable[[PyTree], Any], x: PyTree, of: str) -> None:
+    """Raise the error that says so where f has no derivative of this kind at x."""
+    if of == "jacobian":
+        output_shape(f, x)
+    elif of == "hessian":
+        require_real(x, output_shape(f, x), of)
+    else:
+        y = require_scalar(f, x, of)
+        if of != "gradient":
+            require_real(x, y, of)
+
+
 def split_aux(f: Callable[[PyTree], Any], has_aux: bool) -> Callable[[PyTree], Any]:
     """The part of f that is differentiated: f itself, or the first of its two outputs.
 
@@ -265,7 +277,8 @@ def require_convention(x: PyTree, y: PyTree, mode: str) -> None:
     Jacobian only when it is holomorphic, which cannot be seen from outside.
     """
     inward, outward = _any_complex(x), _any_complex(y)
-    blocked = {"forward": inward, "reverse": outward, "auto": inward and outward}[mode]
+    either = inward or outward
+    blocked = {"forward": inward, "reverse": outward, "auto": inward and outward}.get(mode, either)
     if blocked:
         side = "complex inputs" if inward and mode != "reverse" else "complex outputs"
         raise NotDifferentiableError(

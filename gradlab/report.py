@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gradlab.comparison import Comparison, Row
+from gradlab.prediction import Prediction
 
-HEADERS = ("mode", "status", "time", "± spread", "× f", "compile", "flops", "peak memory", "error")
+HEADERS = ("mode", "status", "time", "± spread", "predicted", "× f", "compile", "flops", "peak memory", "error")
+PREDICTED = ("mode", "status", "predicted time", "predicted memory")
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;margin:.5rem 0 1rem}
 td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #d8dee4}
@@ -59,6 +61,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.status,
         seconds(row.seconds),
         "" if row.spread is None else f"{row.spread:.0%}",
+        seconds(row.predicted_seconds),
         "" if row.relative_cost is None else f"{row.relative_cost:.3g}",
         seconds(row.compile_seconds),
         count(row.flops),
@@ -104,6 +107,38 @@ def html_table(comparison: Comparison) -> str:
         tds = "".join(f"<td>{escape(c)}</td>" for c in cells(row))
         body.append(f'<tr class="{kind}">{tds}<td class="reason">{escape(row.reason)}</td></tr>')
     return f"<table><caption>{escape(heading(comparison))}</caption><tr>{head}</tr>{''.join(body)}</table>"
+
+
+def prediction_cells(prediction: Prediction) -> list[tuple[str, ...]]:
+    """The rows of a prediction as the texts of its table, in the order of `PREDICTED`."""
+    return [(row.mode, row.status, seconds(row.seconds), count(row.bytes, "B")) for row in prediction.rows]
+
+
+def prediction_heading(prediction: Prediction) -> str:
+    """One line: what auto takes, and why."""
+    what = f"{prediction.of} of {prediction.name}"
+    return f"{what}: auto takes {prediction.choice}, {prediction.reason} (rates {prediction.rates})"
+
+
+def prediction_text(prediction: Prediction, width: int = 120) -> str:
+    """The prediction as plain text, without colors."""
+    grid = Table(header_style="dim")
+    for i, header in enumerate(PREDICTED):
+        grid.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
+    for cells_ in prediction_cells(prediction):
+        grid.add_row(*cells_)
+    reasons = [Text(f"  {row.mode}: {row.reason}", style="dim") for row in prediction.rows if row.reason]
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(Group(Text(prediction_heading(prediction)), grid, *reasons))
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+
+
+def prediction_html(prediction: Prediction) -> str:
+    """The prediction as an escaped HTML table."""
+    head = "".join(f"<th>{escape(h)}</th>" for h in (*PREDICTED, "reason"))
+    lines = [(*cells_, row.reason) for cells_, row in zip(prediction_cells(prediction), prediction.rows, strict=True)]
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f"<table><caption>{escape(prediction_heading(prediction))}</caption><tr>{head}</tr>{body}</table>"
 
 
 def page(title: str, comparisons: Sequence[Comparison]) -> str:

@@ -21,12 +21,12 @@ Quantity = Literal["gradient", "jacobian", "hessian", "hvp", "laplacian"]
 
 GradientMode = Literal["reverse", "forward", "checkpoint"]
 CheckpointPolicy = Literal["none", "dots", "everything", "segments"]
-JacobianMode = Literal["forward", "reverse", "auto"]
-HessianMode = Literal[
-    "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "forward_over_forward", "auto"
-]
-HvpMode = HessianMode
+JacobianMode = Literal["forward", "reverse", "sparse", "waist", "auto"]
+Mixture = Literal["forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "forward_over_forward"]
+HessianMode = Literal[Mixture, "sparse", "auto"]
+HvpMode = Literal[Mixture, "auto"]
 LaplacianMode = Literal["hessian_trace", "forward_over_reverse", "taylor", "forward_laplacian", "auto"]
+Output = Literal["dense", "bcoo"]
 
 MODES: dict[str, tuple[str, ...]] = {
     "gradient": get_args(GradientMode),

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gradlab.errors import MissingExtraError
+from gradlab.mode.sparsity import asdex
+
 
 def tolerance(dtype: Any) -> float:
     """1e-12 in float64 and 1e-5 in float32; 2e-3 where float32 products may be rounded to tf32 or bfloat16."""
@@ -25,6 +28,27 @@ def same(given: Any, expected: Any, tol: float | None = None) -> None:
         limit = tolerance(jnp.result_type(b)) if tol is None else tol
         size = max(float(np.max(np.abs(b), initial=0.0)), 1.0)
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=limit, atol=limit * size)
+
+
+# Modules whose examples need it.
+NEED_ASDEX = ("sparse.py", "sparsity.py", "pattern.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the examples that need asdex where it is not to be had."""
+    examples = [i for i in items if isinstance(i, pytest.DoctestItem) and i.path.name in NEED_ASDEX]
+    reason = why_no_asdex() if examples else ""
+    for item in examples if reason else []:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_no_asdex() -> str:
+    """Why asdex is not there, or nothing."""
+    try:
+        asdex()
+    except MissingExtraError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(name="same")

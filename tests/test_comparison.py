@@ -14,8 +14,17 @@ X = jnp.linspace(0.1, 1.0, 5)
 CUBE = lambda x: jnp.sum(jnp.sin(x) ** 3)
 
 
+# These suit some functions, or need an extra; where they refuse they say why.
+SOMETIMES = ("sparse", "waist", "forward_laplacian")
+
+
 def by_mode(result):
     return {row.mode: row for row in result.rows}
+
+
+def always(result):
+    """The rows of the modes that every function has, as far as it has their rules."""
+    return [row for row in result.rows if row.mode not in SOMETIMES]
 
 
 @pytest.mark.parametrize("of", ["gradient", "jacobian", "hessian", "hvp", "laplacian"])
@@ -23,11 +32,14 @@ def test_every_mode_of_every_quantity_is_measured_and_right(of):
     result = gl.compare(CUBE, X, of=of, repeats=2)
     assert {row.mode for row in result.rows} == set(gl.modes(of)) - {"auto"}
     for row in result.rows:
+        if row.status in ("unsupported", "unavailable"):
+            assert row.mode in SOMETIMES and row.reason
+            continue
         assert row.status == "ok", row
         assert row.seconds > 0
         assert row.compile_seconds > 0
         assert row.error < 1e-4
-    assert result.best.seconds == min(row.seconds for row in result.rows)
+    assert result.best.seconds == min(row.seconds for row in result.rows if row.status == "ok")
     assert result.auto in gl.modes(of)
     assert result.regret >= 1
 
@@ -66,7 +78,7 @@ _lie.defjvp(lambda p, t: (jnp.sin(p[0]), 1.3 * jnp.cos(p[0]) * t[0]))
 
 def test_a_rule_that_disagrees_with_the_function_is_wrong_in_every_mode():
     result = gl.compare(cheap_lie, X, repeats=1)
-    assert {row.status for row in result.rows} == {"wrong"}
+    assert {row.status for row in always(result)} == {"wrong"}
     assert result.best is None
     assert "differences" in result.rows[0].reason
     with pytest.raises(gl.GradlabError, match="No mode"):
@@ -86,8 +98,8 @@ def test_second_order_lies_are_found():
 
 def test_memory_limit_skips_and_says_how_much_was_needed():
     result = gl.compare(jnp.sin, jnp.ones(100), memory_limit=100, repeats=1)
-    assert {row.status for row in result.rows} == {"skipped"}
-    assert "memory_limit=100" in result.rows[0].reason
+    assert {row.status for row in always(result)} == {"skipped"}
+    assert "memory_limit=100" in always(result)[0].reason
 
 
 def test_chosen_modes_are_the_rows():
@@ -96,7 +108,7 @@ def test_chosen_modes_are_the_rows():
 
 def test_functions_that_insist_on_float32_are_compared_in_it():
     f = lambda x: jax.lax.scan(lambda c, _: (c * jnp.float32(1.5), None), jnp.asarray(x, jnp.float32), length=2)[0]
-    rows = gl.compare(f, X, repeats=1).rows
+    rows = always(gl.compare(f, X, repeats=1))
     assert {(row.status, row.error) for row in rows} == {("ok", None)}
     assert "cannot run in float64" in rows[0].reason
 
@@ -153,7 +165,8 @@ def test_problems_agree_with_their_record(name):
     problem = problems.get(name)
     f, args = problem.build(size=6)
     rows = by_mode(gl.compare(f, *args, of=problem.of[0], repeats=1))
-    for mode, row in rows.items():
+    for mode in set(rows) - set(SOMETIMES):
+        row = rows[mode]
         assert row.status == ("unsupported" if mode in problem.unsupported else "ok"), row
 
 

@@ -12,7 +12,7 @@ kinds = lambda f, *args: [kernel.kind for kernel in work(trace(f, *args)).kernel
 
 
 def predicted(f, *args):
-    return cost.seconds(work(trace(f, *args)), cost.CPU)
+    return cost.seconds(work(trace(f, *args)), cost.DEFAULTS["cpu"])
 
 
 def test_elementwise_operators_are_one_kernel():
@@ -56,6 +56,12 @@ def test_the_direction_with_fewer_passes_is_cheaper(f, better, worse):
 def test_memory_counts_what_is_alive():
     many = lambda x: jnp.sum(jnp.sort(x[:, None] * x[None, :], axis=0) @ x)
     assert work(trace(many, shape(1000))).peak_bytes >= 2 * 4 * 1000**2
+
+
+def test_a_loop_writes_over_what_it_carries():
+    filled = lambda x: jax.lax.fori_loop(0, 1000, lambda i, a: a.at[i].set(jnp.sin(x)), jnp.zeros((1000, 1000)))
+    matrix = 4 * 1000**2
+    assert matrix <= work(trace(filled, shape(1000))).peak_bytes < 1.1 * matrix
 
 
 @pytest.mark.parametrize(("f", "entries"), [

@@ -123,11 +123,10 @@ def test_an_infinite_second_derivative_is_infinite_and_not_nan():
     assert hasty(lambda x: laplacian.compute(f, x, "forward_over_reverse", 2))(x) == jnp.inf
 
 
-def test_auto_takes_the_first_mode_that_can_run():
-    assert laplacian.choose(powers, point()) == "forward_over_reverse"
-    assert (
-        laplacian.choose(lambda x: jnp.sum(jax.lax.while_loop(lambda c: c[0] < 9, jnp.exp, x)), jnp.ones(2)) != "taylor"
-    )
+def test_auto_takes_a_mode_that_can_run(same):
+    assert laplacian.choose(powers, point()).mode in ALL
+    loop = lambda x: jnp.sum(jax.lax.while_loop(lambda c: c[0] < 9, jnp.exp, x))
+    assert laplacian.choose(loop, jnp.ones(2)).mode == "hessian_trace"
 
 
 def test_modes_without_a_rule_say_so_and_name_others():
@@ -246,4 +245,4 @@ def test_a_missing_extra_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "folx", None)
     with pytest.raises(errors.MissingExtraError, match=r'pip install "gradlab-jax\[laplacian\]"'):
         laplacian.compute(powers, point(), "forward_laplacian")
-    assert laplacian.choose(powers, point()) == "forward_over_reverse"
+    assert laplacian.choose(powers, point()).mode in set(ALL) - {"forward_laplacian"}

@@ -12,12 +12,12 @@ LAYERS = (
     ("inputs",),
     ("mode",),
     ("operators",),
-    ("finite",),
+    ("finite", "prediction"),
     ("losses", "models", "attacks", "fused"),
     ("timing",),
     ("checking", "reference", "comparison", "graphs", "descent", "distributed", "curvature"),
     ("problems",),
-    ("report", "plots", "testing", "targets"),
+    ("report", "plots", "testing", "targets", "calibration"),
     ("cli", "pytest_plugin", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

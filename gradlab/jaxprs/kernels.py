@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jax.extend import core
 
 from gradlab.jaxprs.flops import flops
+from gradlab.jaxprs.loops import while_constants
 from gradlab.jaxprs.program import Traced
 from gradlab.jaxprs.reading import CALLS, CUMULATES, REDUCES, called, jaxpr_of, programs, scan_counts
 
@@ -119,6 +120,7 @@ class _Reader:
         self.own: list[Kernel] = []  # the arithmetic of each operator, were it a kernel of its own
         self.eqns = _needed(self.jaxpr)
         self.uses = Counter(v for eqn in self.eqns for v in set(_variables(eqn.invars)))
+        self.given = {*self.jaxpr.invars, *self.jaxpr.constvars}
         self.last = self._last_uses()
         self.alive, self.peak = 0, 0
 
@@ -127,7 +129,8 @@ class _Reader:
         last: dict[Any, int] = {}
         for i, eqn in enumerate(self.eqns):
             last.update((v, i) for v in (*_variables(eqn.invars), *eqn.outvars))
-        for v in (*_variables(self.jaxpr.outvars), *self.jaxpr.invars, *self.jaxpr.constvars):
+        # The arguments of the whole program stay; inside a loop, what it carries may be written over.
+        for v in (*_variables(self.jaxpr.outvars), *(() if self.inner else self.given)):
             last.pop(v, None)
         ends: dict[int, list[Any]] = {}
         for v, i in last.items():
@@ -139,7 +142,7 @@ class _Reader:
         for i, eqn in enumerate(self.eqns):
             yield from self._operator(i, eqn)
             for v in self.last.get(i, ()):
-                self.alive -= 0 if v in self.pending else _bytes(v)
+                self.alive -= 0 if v in self.pending or v in self.given else _bytes(v)
         for v in dict.fromkeys(_variables(self.jaxpr.outvars)):
             yield from self._stored(v)
 
@@ -148,7 +151,7 @@ class _Reader:
         self.own.append(own)
         # A scatter and a linear solve hold programs too, which say how to combine numbers, not what to run next.
         if eqn.primitive.name in CALLS or (own.kind == "map" and any(True for _ in programs(eqn))):
-            yield from self._program(eqn)
+            yield from self._program(i, eqn)
         elif own.kind == "map":
             operators, sources = self._joined(eqn.invars, frozenset([i]))
             for v in eqn.outvars:
@@ -160,8 +163,23 @@ class _Reader:
             for v in () if own.kind == "reduce" else _variables(eqn.invars):
                 yield from self._stored(v)
             operators, sources = self._joined(eqn.invars, frozenset([i]))
-            yield self._kernel(own.kind, operators, sources, _bytes_of(eqn.outvars))
+            if own.kind == "scatter" and self._dies(eqn.invars[0], i):
+                # Written where its operand lies: only the numbers that are scattered move.
+                sources -= {eqn.invars[0]}
+                yield self._kernel(own.kind, operators, sources, _bytes(_updates(eqn)))
+                self._free(eqn.invars[0], i)
+            else:
+                yield self._kernel(own.kind, operators, sources, _bytes_of(eqn.outvars))
             self._keep(eqn.outvars)
+
+    def _dies(self, v: Any, i: int) -> bool:
+        """Whether nothing reads a value of this program after its i-th operator."""
+        return not isinstance(v, core.Literal) and v in self.last.get(i, ())
+
+    def _free(self, v: Any, i: int) -> None:
+        """Its memory is taken by a result of the i-th operator."""
+        self.alive -= _bytes(v)
+        self.last[i].remove(v)
 
     def _joined(self, atoms: list[Any], operators: frozenset[int]) -> tuple[frozenset[int], frozenset[Any]]:
         sources: frozenset[Any] = frozenset()
@@ -200,7 +218,7 @@ class _Reader:
         self.alive += _bytes_of(variables)
         self.peak = max(self.peak, self.alive + extra)
 
-    def _program(self, eqn: Any) -> Iterator[Kernel]:
+    def _program(self, i: int, eqn: Any) -> Iterator[Kernel]:
         for v in _variables(eqn.invars):
             yield from self._stored(v)
         name = eqn.primitive.name
@@ -212,6 +230,8 @@ class _Reader:
         else:
             kernels, peak = self._loop(eqn)
         yield from kernels
+        for v in filter(lambda v: self._dies(v, i), _carried(eqn)):
+            self._free(v, i)
         self._keep(eqn.outvars, peak)
 
     def _inside(self, closed: Any, inner: bool) -> tuple[list[Kernel], int]:
@@ -232,6 +252,18 @@ class _Reader:
             moved = _bytes_of([*eqn.invars[consts + carry :], *eqn.outvars[carry:]]) / max(1.0, trips)
         step = Kernel("loop", trips, moved, moved, inner=True)
         return [step, *(replace(k, count=k.count * trips) for k in inside)], peak
+
+
+def _carried(eqn: Any) -> list[Any]:
+    """Where a loop starts: what it carries is written over this."""
+    match eqn.primitive.name:
+        case "scan":
+            consts, carry = scan_counts(eqn)
+            return eqn.invars[consts : consts + carry]
+        case "while":
+            return eqn.invars[sum(while_constants(eqn)) :]
+        case _:
+            return []
 
 
 def _needed(jaxpr: Any) -> list[Any]:
@@ -257,11 +289,15 @@ def _own(eqn: Any) -> Kernel:
     if name in ("gather", "dynamic_slice"):
         return replace(one, gathered=size)
     if name.startswith("scatter") or name == "dynamic_update_slice":
-        updates = eqn.invars[2] if name.startswith("scatter") else eqn.invars[1]
-        return replace(one, kind="scatter", flops=float(_size(updates)))
+        return replace(one, kind="scatter", flops=float(_size(_updates(eqn))))
     if name in _KINDS:
         return replace(one, kind=_KINDS[name], **_arithmetic(_KINDS[name], eqn))
     return replace(one, simple=size * (_RANDOM_STEPS if name in _RANDOM else 1))
+
+
+def _updates(eqn: Any) -> Any:
+    """What a scatter, or a `dynamic_update_slice`, writes."""
+    return eqn.invars[2 if eqn.primitive.name.startswith("scatter") else 1]
 
 
 def _arithmetic(kind: Kind, eqn: Any) -> dict[str, Any]:

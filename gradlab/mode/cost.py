@@ -6,7 +6,13 @@ Source: Williams, Waterman and Patterson, Roofline: an insightful visual perform
 takes the longer of moving its bytes and doing its arithmetic.
 """
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import jax
 
 from gradlab.jaxprs import Kernel, Work
 
@@ -46,25 +52,101 @@ class Rates:
     factor: float
 
 
-# Set by hand, to the nearest simple number, from times of small programs of one kind of work on two shared cores; on
-# derivatives the median misfit is a factor of two to three, and single ones are off by ten. No GPU or TPU was measured.
-CPU = Rates(
-    call=1e-5, kernel=5e-7, inner=3e-8, step=5e-8, byte=3e-11, near=1e-11, cache=1e6, simple=2e-11, slow=7e-10,
-    gathered=1e-9, product=1.2e-11, convolution=1e-9, scatter=3e-9, cumulate=1e-8, sort=5e-9, fft=3e-10, factor=1e-10,
-)  # fmt: skip
+# The CPU's are set by hand, to the nearest simple number, from times of small programs of one kind of work on two
+# shared cores; on derivatives the median misfit is a factor of two to three, and single ones are off by ten. No GPU and
+# no TPU was measured: `byte`, `product` and `cache` are from the data sheets of an H100 SXM (3.35 TB/s, 67 TFLOP/s in
+# float32, 50 MB) and a TPU v4 (1.2 TB/s, 275 TFLOP/s in bfloat16, 128 MB); all else is a guess of the order of
+# magnitude. `gradlab calibrate` measures all of them.
+DEFAULTS: dict[str, Rates] = {
+    "cpu": Rates(
+        call=1e-5, kernel=5e-7, inner=3e-8, step=5e-8, byte=3e-11, near=1e-11, cache=1e6, simple=2e-11, slow=7e-10,
+        gathered=1e-9, product=1.2e-11, convolution=1e-9, scatter=3e-9, cumulate=1e-8, sort=5e-9, fft=3e-10,
+        factor=1e-10,
+    ),
+    "gpu": Rates(
+        call=1e-5, kernel=3e-6, inner=3e-6, step=1e-5, byte=3e-13, near=1e-13, cache=5e7, simple=3e-14, slow=3e-13,
+        gathered=1e-12, product=1.5e-14, convolution=3e-14, scatter=3e-12, cumulate=1e-11, sort=1e-11, fft=1e-12,
+        factor=1e-11,
+    ),
+    "tpu": Rates(
+        call=1e-5, kernel=1e-6, inner=1e-6, step=3e-6, byte=8e-13, near=1e-13, cache=1.28e8, simple=3e-13, slow=1e-12,
+        gathered=1e-10, product=4e-15, convolution=1e-14, scatter=1e-9, cumulate=1e-11, sort=1e-10, fft=1e-11,
+        factor=1e-10,
+    ),
+}  # fmt: skip
+# What was not measured anywhere is said to be so beside every prediction.
+UNMEASURED = ("gpu", "tpu")
+
+
+def platform() -> str:
+    """The platform that a program would run on, in the words of `DEFAULTS`; one that is not there counts as a CPU.
+
+    >>> platform() in DEFAULTS
+    True
+    """
+    name = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    return name if name in DEFAULTS else "cpu"
+
+
+def cache_file(name: str) -> Path:
+    """Where a calibration of a platform is kept: in the user's cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "gradlab" / f"rates-{name}.json"
+
+
+def rates() -> Rates:
+    """The rates of the device at hand: those measured on this machine where it has been calibrated, else the defaults.
+
+    >>> rates().call > 0
+    True
+    """
+    return _rates(platform(), cache_file(platform()))
+
+
+def origin() -> str:
+    """Where `rates` come from: `"calibrated"`, `"built in"`, or `"built in, unmeasured"`."""
+    name = platform()
+    if rates() is not DEFAULTS[name]:
+        return "calibrated"
+    return "built in, unmeasured" if name in UNMEASURED else "built in"
+
+
+@cache
+def _rates(name: str, file: Path) -> Rates:
+    try:
+        return from_dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError):  # none there, or one that an older version wrote
+        return DEFAULTS[name]
+
+
+def forget() -> None:
+    """Read the cache folder again at the next prediction."""
+    _rates.cache_clear()
+
+
+def from_dict(content: dict[str, float]) -> Rates:
+    """Rates from what `to_dict` gave.
+
+    Raises:
+        ValueError: a rate is missing, or is not a positive number.
+    """
+    values = {field.name: float(content[field.name]) for field in fields(Rates) if field.name in content}
+    if len(values) < len(fields(Rates)) or not all(0 < value < float("inf") for value in values.values()):
+        raise ValueError("not a table of rates")
+    return Rates(**values)
+
+
+def to_dict(measured: Rates) -> dict[str, float]:
+    """Rates as JSON scalars."""
+    return asdict(measured)
 
 
 def seconds(work: Work, table: Rates) -> float:
-    """The predicted time of one call of a program, in seconds.
+    """The predicted time of one call of a program.
 
-    Args:
-        work: what the program does.
-        table: the rates of the device.
-
-    >>> import jax
     >>> from gradlab.jaxprs import trace, work
     >>> small, large = (work(trace(lambda x: x + 1, jax.ShapeDtypeStruct((n,), "float32"))) for n in (10, 10**7))
-    >>> seconds(small, CPU) < seconds(large, CPU)
+    >>> seconds(small, DEFAULTS["cpu"]) < seconds(large, DEFAULTS["cpu"])
     True
     """
     return table.call + sum(kernel.count * _kernel_seconds(kernel, table) for kernel in work.kernels)

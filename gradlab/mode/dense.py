@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from gradlab import trees
 from gradlab.mode.support import Unary
-from gradlab.types import HessianMode, PyTree
+from gradlab.types import Mixture, PyTree
 
 Direction = Literal["forward", "reverse"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "reverse")
 # The preferred first: one linearized gradient serves all columns; then the mixtures that need fewer reverse rules.
-MIXTURES: tuple[HessianMode, ...] = (
+MIXTURES: tuple[Mixture, ...] = (
     "forward_over_reverse",
     "reverse_over_forward",
     "reverse_over_reverse",
@@ -128,7 +128,7 @@ def _split(block: jax.Array, x: PyTree, shape: tuple[int, ...], *, axis: Literal
     return jax.tree.unflatten(structure, parts)
 
 
-def directions(mode: HessianMode) -> tuple[Direction, Direction]:
+def directions(mode: Mixture) -> tuple[Direction, Direction]:
     """The outer and the inner direction that a mixture's name says.
 
     >>> directions("forward_over_reverse")
@@ -138,7 +138,7 @@ def directions(mode: HessianMode) -> tuple[Direction, Direction]:
     return cast(Direction, outer), cast(Direction, inner)
 
 
-def nested(f: Unary, mode: HessianMode, chunk_size: int | None = None) -> Unary:
+def nested(f: Unary, mode: Mixture, chunk_size: int | None = None) -> Unary:
     """`x ↦ H`: the inner Jacobian, and the outer one of it.
 
     In chunks, an inner reverse mode needs one pass for each output of f, which is one, so the outer directions are

@@ -7,7 +7,9 @@ from typing import Any, assert_never
 
 import jax
 
+from gradlab.mode import choice
 from gradlab.mode.checkpoint import rematerialized
+from gradlab.mode.choice import Candidate
 from gradlab.mode.support import Unary, explained
 from gradlab.types import CheckpointPolicy, GradientMode, PyTree
 
@@ -18,6 +20,11 @@ def compute(f: Unary, x: PyTree, mode: GradientMode, has_aux: bool, value: bool,
     """∇f at x in the given mode, in the structure of `jax.grad`, or of `jax.value_and_grad` where value is set."""
     take = lambda name: of_scalar(f, name, has_aux, value, policy)
     return explained(take(mode), x, mode, "gradient", lambda: [(name, take(name)) for name in ALL])
+
+
+def candidates(f: Unary) -> list[Candidate]:
+    """Every mode of a gradient, the preferred first."""
+    return [choice.plain(mode, of_scalar(f, mode)) for mode in ALL]
 
 
 def of_scalar(

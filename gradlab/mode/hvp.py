@@ -9,20 +9,27 @@ from typing import Any, assert_never
 import jax
 
 from gradlab import trees
+from gradlab.mode import choice
+from gradlab.mode.choice import Choice
 from gradlab.mode.dense import MIXTURES
 from gradlab.mode.support import Unary, explained, first_supported
-from gradlab.types import HvpMode, PyTree
+from gradlab.types import HvpMode, Mixture, PyTree
 
 
 def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
     """H v at x in the given mode; v and the result have x's structure."""
     if mode == "auto":
-        mode = choose(f, x, v)
+        return choose(f, x, v).run(x)
     others = lambda: [(name, along(f, v, name)) for name in MIXTURES]
     return explained(along(f, v, mode), x, mode, "hvp", others, pushes=True)
 
 
-def choose(f: Unary, x: PyTree, v: PyTree) -> HvpMode:
+def choose(f: Unary, x: PyTree, v: PyTree) -> Choice:
+    """The mixture that is predicted to be the fastest."""
+    return choice.cheapest([choice.plain(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp")
+
+
+def first(f: Unary, x: PyTree, v: PyTree) -> Mixture:
     """The first mixture, in the order of `MIXTURES`, that can run."""
     return first_supported([(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp")
 

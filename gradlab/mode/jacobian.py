@@ -1,43 +1,140 @@
-"""Jacobians J = ∂f/∂x in every mode."""
+"""Jacobians J = ∂f/∂x: dense in either direction, colored, cut at the waist, or whichever is predicted the fastest."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
 import jax
+import jax.numpy as jnp
 
 from gradlab import trees
-from gradlab.mode.dense import DIRECTIONS, Direction, dense, unchunked
-from gradlab.mode.support import Unary, explained, first_supported
-from gradlab.types import JacobianMode, PyTree
+from gradlab.errors import UnsupportedModeError
+from gradlab.jaxprs import density, trace
+from gradlab.mode import choice, dense, sparse, waist
+from gradlab.mode.choice import Candidate, Choice
+from gradlab.mode.sparsity import Sparsity
+from gradlab.mode.support import Unary, explained, obstacle
+from gradlab.types import JacobianMode, Output, PyTree
+
+# A pattern this full needs so many passes that `auto` does not look for it.
+FULL = 0.25
 
 
-def compute(f: Unary, x: PyTree, mode: JacobianMode, chunk_size: int | None, has_aux: bool) -> Any:
+@dataclass(frozen=True)
+class Options:
+    """How a Jacobian or a Hessian is taken.
+
+    Attributes:
+        chunk_size: so many directions at a time, or None for all at once.
+        has_aux: f returns `(y, aux)`, and the result is `(J, aux)`.
+        output: `"dense"`, or `"bcoo"` for sparse matrices, which `"sparse"` alone can give.
+        pattern: of the derivative, where it is known beforehand.
+        memory_limit: bytes, beyond which `auto` takes fewer directions at a time; None for what the device has.
+    """
+
+    chunk_size: int | None = None
+    has_aux: bool = False
+    output: Output = "dense"
+    pattern: Sparsity | None = None
+    memory_limit: int | None = None
+
+
+def compute(f: Unary, x: PyTree, mode: JacobianMode, options: Options) -> Any:
     """The Jacobian of f at x in the given mode, in the structure that `jax.jacobian` gives.
 
     Args:
         f: a function of one pytree.
         x: the point; n numbers in all.
         mode: a Jacobian mode.
-        chunk_size: so many directions at a time, or None for all at once.
-        has_aux: f returns `(y, aux)`, and the result is `(J, aux)`.
+        options: how.
     """
-    if mode == "auto":
-        mode = choose(f, x, has_aux)
-    others = lambda: [(name, dense(f, name, chunk_size, has_aux)) for name in DIRECTIONS]
-    return explained(dense(f, mode, chunk_size, has_aux), x, mode, "jacobian", others)
+    match mode:
+        case "auto":
+            return choose(f, x, options).run(x)
+        case "sparse":
+            return colored(f, x, options)[0](x)
+        case "waist":
+            return cut(f, x, options)[0](x)
+        case "forward" | "reverse":
+            take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
+            others = lambda: [(name, take(name)) for name in dense.DIRECTIONS]
+            return explained(take(mode), x, mode, "jacobian", others)
+        case _:
+            assert_never(mode)
 
 
-def choose(f: Unary, x: PyTree, has_aux: bool = False) -> Direction:
-    """The direction with fewer passes, among those that can run.
+def choose(f: Unary, x: PyTree, options: Options) -> Choice:
+    """The mode that is predicted to be the fastest, within the limit of memory, with what is predicted of the others.
 
-    Forward mode takes n passes and reverse mode m, for J of shape `[m, n]`; ties go forward, which keeps no
-    intermediate value. Decided while tracing, from shapes and rules alone.
-
-    >>> import jax.numpy as jnp
-    >>> choose(lambda x: jnp.sum(x**2), jnp.ones(5)), choose(lambda t: t * jnp.ones(5), 1.0)
+    >>> picked = lambda f, x: choose(f, x, Options()).mode
+    >>> picked(lambda x: jnp.sum(x**2), jnp.ones(500)), picked(lambda t: t * jnp.ones(500), 1.0)
     ('reverse', 'forward')
     """
-    y = jax.eval_shape(f, x)
-    order: tuple[Direction, ...] = DIRECTIONS
-    if trees.size(y[0] if has_aux else y) < trees.size(x):
-        order = ("reverse", "forward")
-    return first_supported([(d, unchunked(f, d, has_aux)) for d in order], x, "jacobian")
+    cheapest = lambda chunk: choice.cheapest(candidates(f, x, replace(options, chunk_size=chunk)), x, "jacobian")
+    if options.chunk_size is not None:
+        return replace(cheapest(options.chunk_size), chunk_size=options.chunk_size)
+    return choice.within(options.memory_limit, trees.size(x), cheapest)
+
+
+def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
+    """Every mode of a Jacobian that can be worth it, the preferred first: the direction with fewer passes leads."""
+    value = _value(f, options)
+    m, n = trees.size(jax.eval_shape(value, x)), trees.size(x)
+    take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
+    plain = [choice.plain(d, take(d)) for d in (dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1])]
+    few = Candidate("sparse", lambda: colored(f, x, options, screened=options.pattern is None))
+    if options.output == "bcoo":
+        return [few]
+    # One pass is all that there is where f takes or returns one number.
+    if min(m, n) == 1 or not all(map(_is_real, jax.tree.leaves((x, jax.eval_shape(value, x))))):
+        return plain
+    return [*plain, few, Candidate("waist", lambda: cut(f, x, options))]
+
+
+def colored(f: Unary, x: PyTree, options: Options, *, screened: bool = False) -> tuple[Unary, str]:
+    """The Jacobian in as few passes as its coloring needs, and what it does.
+
+    Args:
+        f, x, options: as for `compute`.
+        screened: refuse a derivative that is dense by an estimate, before its pattern is looked for.
+    """
+    value = _value(f, options)
+    if screened:
+        _require_sparse(value, x)
+    pattern = sparse.fitting(value, x, "jacobian", options.pattern)
+    run = lambda x: sparse.jacobian(
+        f, x, pattern, chunk_size=options.chunk_size, has_aux=options.has_aux, output=options.output
+    )
+    return run, str(pattern)
+
+
+def cut(f: Unary, x: PyTree, options: Options) -> tuple[Unary, str]:
+    """The Jacobian cut where few numbers cross, and where that is."""
+    plan = waist.plan(f, x, has_aux=options.has_aux)
+    run = lambda x: waist.jacobian(f, x, plan, has_aux=options.has_aux, chunk_size=options.chunk_size)
+    return run, str(plan)
+
+
+def _is_real(leaf: Any) -> bool:
+    return not jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+
+
+def _value(f: Unary, options: Options) -> Unary:
+    """What is differentiated."""
+    return (lambda x: f(x)[0]) if options.has_aux else f
+
+
+def _require_sparse(f: Unary, x: PyTree) -> None:
+    require_sparse(lambda v, x: jax.jvp(f, (x,), (v,))[1], x)
+
+
+def require_sparse(push: Any, x: PyTree) -> None:
+    """Raise `UnsupportedModeError` where an estimate says that a derivative is dense.
+
+    Args:
+        push: (v, x) ↦ the derivative at x along v. Where it cannot be traced, the pattern is to be judged itself.
+        x: the point.
+    """
+    flat, back = trees.ravel(x)
+    along = lambda v, x: push(back(v), x)
+    if obstacle(along, flat, x) is None and (share := density(trace(along, flat, x))) > FULL:
+        raise UnsupportedModeError(f"about {share:.0%} of the entries can be nonzero, so coloring saves few passes")

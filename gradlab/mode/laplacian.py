@@ -6,6 +6,7 @@ network-based variational Monte Carlo with forward Laplacian, Nature Machine Int
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, assert_never
 
 import jax
@@ -16,7 +17,9 @@ from gradlab import jaxprs, trees
 from gradlab.errors import MissingExtraError, first_sentence
 from gradlab.jaxprs.reach import reach
 from gradlab.jaxprs.rewriting import opened
-from gradlab.mode import hessian
+from gradlab.mode import choice
+from gradlab.mode.choice import Choice
+from gradlab.mode.dense import MIXTURES, nested
 from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import LaplacianMode, PyTree
 
@@ -41,14 +44,18 @@ def compute(f: Unary, x: PyTree, mode: LaplacianMode, chunk_size: int | None = N
         chunk_size: so many directions at a time, or None for all at once.
     """
     if mode == "auto":
-        mode = choose(f, x)
+        return choose(f, x, chunk_size).run(x)
     others = lambda: [(name, trace(f, name, chunk_size)) for name in PREFERENCE]
     return explained(trace(f, mode, chunk_size), x, mode, "laplacian", others)
 
 
-def choose(f: Unary, x: PyTree) -> LaplacianMode:
-    """The first mode, in the order of `PREFERENCE`, that can run."""
-    return first_supported([(mode, trace(f, mode)) for mode in PREFERENCE], x, "laplacian")
+def choose(f: Unary, x: PyTree, chunk_size: int | None = None, memory_limit: int | None = None) -> Choice:
+    """The mode that is predicted to be the fastest within the limit of memory, and what is predicted of the others."""
+    plain = lambda chunk: [choice.plain(mode, trace(f, mode, chunk)) for mode in PREFERENCE]
+    cheapest = lambda chunk: choice.cheapest(plain(chunk), x, "laplacian")
+    if chunk_size is not None:
+        return replace(cheapest(chunk_size), chunk_size=chunk_size)
+    return choice.within(memory_limit, trees.size(x), cheapest)
 
 
 def trace(f: Unary, mode: LaplacianMode, chunk_size: int | None = None) -> Unary:
@@ -79,7 +86,8 @@ def _arrays(x: PyTree) -> PyTree:
 
 def _dense_trace(f: Unary, x: PyTree, chunk_size: int | None) -> jax.Array:
     vector, back = trees.ravel(x)
-    return jnp.trace(hessian.compute(lambda u: f(back(u)), vector, "auto", chunk_size))
+    whole = {mode: nested(lambda u: f(back(u)), mode, chunk_size) for mode in MIXTURES}
+    return jnp.trace(whole[first_supported(list(whole.items()), vector, "hessian")](vector))
 
 
 def _in_chunks(part: Callable[[PyTree], jax.Array], x: PyTree, chunk_size: int | None) -> jax.Array:

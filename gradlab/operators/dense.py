@@ -7,8 +7,9 @@ that a mode needs.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp  # noqa: F401 - the examples use it
 
@@ -19,6 +20,9 @@ from gradlab.mode import hessian as hessian_modes
 from gradlab.mode import jacobian as jacobian_modes
 from gradlab.mode import laplacian as laplacian_modes
 from gradlab.mode.checkpoint import require_policy
+from gradlab.mode.choice import Memory
+from gradlab.mode.jacobian import Options
+from gradlab.mode.sparsity import Sparsity
 from gradlab.types import (
     Argnums,
     CheckpointPolicy,
@@ -27,6 +31,7 @@ from gradlab.types import (
     HessianMode,
     JacobianMode,
     LaplacianMode,
+    Output,
     Params,
     PyTree,
     Quantity,
@@ -150,16 +155,25 @@ def jacobian(
     mode: JacobianMode = "auto",
     chunk_size: int | None = None,
     has_aux: bool = False,
+    output: Output = "dense",
+    sparsity: Sparsity | None = None,
+    memory_limit: int | None = None,
 ) -> Callable[..., PyTree]:
     """All first derivatives at once: x ↦ J with J[i, j] = ∂fᵢ/∂xⱼ.
 
     Args:
         f: a function of pytrees to a pytree; with has_aux, to a pair of it and anything else.
         argnums: which positional argument to differentiate, or a tuple of them.
-        mode: `"forward"` (n passes), `"reverse"` (m passes), or `"auto"`: the fewer passes, among the modes that f has
-            rules for, decided while tracing.
+        mode: `"forward"` (n passes), `"reverse"` (m passes), `"sparse"` (as many as the coloring of J's pattern needs,
+            with asdex), `"waist"` (2 w passes, where w numbers cross between two parts of f), or `"auto"`: the one that
+            is predicted to be the fastest of those that can run, decided while tracing; `predict` shows the prediction.
         chunk_size: that many directions at a time instead of all: less memory, the same result.
         has_aux: return `(J, aux)`.
+        output: `"dense"` arrays, or `"bcoo"`: `jax.experimental.sparse.BCOO` matrices by mode `"sparse"`, of memory in
+            proportion to the nonzeros.
+        sparsity: the pattern, as `gradlab.sparsity` found it; else it is looked for once for each program.
+        memory_limit: bytes. Where more would be needed, `"auto"` takes fewer directions at a time; None for what the
+            device says that it has.
 
     Returns:
         A function of f's arguments. The result has the structure that `jax.jacobian` gives: f's output, with the
@@ -167,37 +181,52 @@ def jacobian(
 
     Raises:
         UnknownModeError, OptionError: an option that does not exist; at once.
+        MissingExtraError: mode `"sparse"` without asdex.
 
-    Source: equations 6.6 and 7.4; Griewank and Walther (2008), chapter 3.
+    Source: equations 6.6 and 7.4; Griewank and Walther (2008), chapters 3 and 8; Naumann (2012), section 3.3.
 
     >>> jacobian(lambda x: jnp.stack([x[0] * x[1], x[1], x[0]]))(jnp.array([2.0, 3.0]))
     Array([[3., 2.],
            [0., 1.],
            [1., 0.]], dtype=float32)
     """
-    _require_dense_options(f, "jacobian", mode, argnums, chunk_size)
+    _require_dense_options(f, "jacobian", mode, argnums, chunk_size, memory_limit)
+    _require_sparse_options("jacobian", mode, output, sparsity)
+    options = Options(chunk_size, has_aux, output, sparsity, memory_limit)
+    memory = Memory()
 
     @wraps(f)
     def take(*args: Any, **kwargs: Any) -> PyTree:
         g, x = inputs.focus(f, argnums, args, kwargs)
         y = inputs.output_shape(inputs.split_aux(g, has_aux), x)
         inputs.require_convention(x, y, mode)
-        return jacobian_modes.compute(g, x, mode, chunk_size, has_aux)
+        compute = lambda mode, chunk: jacobian_modes.compute(g, x, mode, replace(options, chunk_size=chunk))
+        if mode != "auto":
+            return compute(mode, chunk_size)
+        return memory.run((args, kwargs), x, lambda: jacobian_modes.choose(g, x, options), compute)
 
     return take
 
 
 def hessian(
-    f: Fn, argnums: Argnums = 0, *, mode: HessianMode = "auto", chunk_size: int | None = None
+    f: Fn,
+    argnums: Argnums = 0,
+    *,
+    mode: HessianMode = "auto",
+    chunk_size: int | None = None,
+    output: Output = "dense",
+    sparsity: Sparsity | None = None,
+    memory_limit: int | None = None,
 ) -> Callable[..., PyTree]:
     """All second derivatives at once: x ↦ H with H[j, k] = ∂²f/∂xⱼ∂xₖ.
 
     Args:
         f: a function with a real scalar output (an array output gives one Hessian for each of its numbers).
         argnums: which positional argument to differentiate, or a tuple of them.
-        mode: one of the four mixtures, outer over inner, or `"auto"`: the first that can run of
-            forward over reverse, reverse over forward, reverse over reverse, forward over forward.
-        chunk_size: that many directions at a time instead of all n: less memory, the same result.
+        mode: one of the four mixtures, outer over inner, `"sparse"` (as many Hessian–vector products as the coloring of
+            H's pattern needs, with asdex), or `"auto"`: the one that is predicted to be the fastest of those that can
+            run.
+        chunk_size, output, sparsity, memory_limit: as for `jacobian`.
 
     Returns:
         A function of f's arguments. The result has the structure that `jax.hessian` gives; for one array x, shape
@@ -205,26 +234,33 @@ def hessian(
 
     Raises:
         UnknownModeError, OptionError: an option that does not exist; at once.
+        MissingExtraError: mode `"sparse"` without asdex.
 
-    Source: equation 7.5; Griewank and Walther (2008), section 5.1.
+    Source: equation 7.5; Griewank and Walther (2008), sections 5.1 and 8.3.
 
     >>> hessian(lambda x: x[0] ** 2 * x[1])(jnp.array([2.0, 3.0]))
     Array([[6., 4.],
            [4., 0.]], dtype=float32)
     """
-    _require_dense_options(f, "hessian", mode, argnums, chunk_size)
+    _require_dense_options(f, "hessian", mode, argnums, chunk_size, memory_limit)
+    _require_sparse_options("hessian", mode, output, sparsity)
+    options = Options(chunk_size, False, output, sparsity, memory_limit)
+    memory = Memory()
 
     @wraps(f)
     def take(*args: Any, **kwargs: Any) -> PyTree:
         g, x = inputs.focus(f, argnums, args, kwargs)
         inputs.require_real(x, inputs.output_shape(g, x), "hessian")
-        return hessian_modes.compute(g, x, mode, chunk_size)
+        compute = lambda mode, chunk: hessian_modes.compute(g, x, mode, replace(options, chunk_size=chunk))
+        if mode != "auto":
+            return compute(mode, chunk_size)
+        return memory.run((args, kwargs), x, lambda: hessian_modes.choose(g, x, options), compute)
 
     return take
 
 
 def laplacian(
-    f: ScalarFn, *, mode: LaplacianMode = "auto", chunk_size: int | None = None
+    f: ScalarFn, *, mode: LaplacianMode = "auto", chunk_size: int | None = None, memory_limit: int | None = None
 ) -> Callable[[PyTree], Scalar]:
     """The sum of the unmixed second derivatives: x ↦ Δf = tr H = Σⱼ ∂²f/∂xⱼ².
 
@@ -232,8 +268,10 @@ def laplacian(
         f: a function of one pytree with one real scalar output.
         mode: `"hessian_trace"` (a dense Hessian), `"forward_over_reverse"` (n Hessian–vector products), `"taylor"` (n
             second-order Taylor expansions, no reverse mode), `"forward_laplacian"` (folx: one pass that carries the
-            Jacobian and the Laplacian of every intermediate value), or `"auto"`: the first that can run of these.
+            Jacobian and the Laplacian of every intermediate value), or `"auto"`: the one that is predicted to be the
+            fastest of those that can run.
         chunk_size: that many directions at a time instead of all n: less memory, the same result.
+        memory_limit: as for `jacobian`.
 
     Returns:
         A function of x with a scalar result, shape `()`.
@@ -252,17 +290,35 @@ def laplacian(
     inputs.require_function(f, "laplacian")
     inputs.require_mode(mode, "laplacian")
     inputs.require_count(chunk_size, "chunk_size", none=True)
+    inputs.require_count(memory_limit, "memory_limit", none=True)
+    memory = Memory()
 
     def total(x: PyTree) -> Scalar:
         g, x = inputs.focus(f, 0, (x,), {})
         inputs.require_real(x, inputs.require_scalar(g, x, "laplacian"), "laplacian")
-        return laplacian_modes.compute(g, x, mode, chunk_size)
+        compute = lambda mode, chunk: laplacian_modes.compute(g, x, mode, chunk)
+        if mode != "auto":
+            return compute(mode, chunk_size)
+        return memory.run(x, x, lambda: laplacian_modes.choose(g, x, chunk_size, memory_limit), compute)
 
     return total
 
 
-def _require_dense_options(f: Fn, of: Quantity, mode: str, argnums: Argnums, chunk_size: int | None) -> None:
+def _require_dense_options(
+    f: Fn, of: Quantity, mode: str, argnums: Argnums, chunk_size: int | None, memory_limit: int | None
+) -> None:
     inputs.require_function(f, of)
     inputs.require_mode(mode, of)
     inputs.require_argnums(argnums)
     inputs.require_count(chunk_size, "chunk_size", none=True)
+    inputs.require_count(memory_limit, "memory_limit", none=True)
+
+
+def _require_sparse_options(of: Quantity, mode: str, output: object, sparsity: object) -> None:
+    if output not in get_args(Output):
+        raise OptionError(f"output must be 'dense' or 'bcoo', but got {output!r}.")
+    if sparsity is not None and not isinstance(sparsity, Sparsity):
+        raise OptionError(f"sparsity must be a gradlab.Sparsity or None, but got {sparsity!r:.80}.")
+    for name, given in (("output='bcoo'", output == "bcoo"), ("sparsity=", sparsity is not None)):
+        if given and mode not in ("sparse", "auto"):
+            raise OptionError(f"{of}({name}) goes with mode='sparse' or 'auto', but mode={mode!r}.")

@@ -16,6 +16,8 @@ from gradlab import inputs, trees
 from gradlab.errors import ShapeError
 from gradlab.mode import hvp as hvp_modes
 from gradlab.mode import jacobian as jacobian_modes
+from gradlab.mode.choice import Memory
+from gradlab.mode.jacobian import Options
 from gradlab.mode.support import explained
 from gradlab.types import Fn, HvpMode, PyTree, Scalar, ScalarFn
 
@@ -47,7 +49,7 @@ def derivative(f: Fn) -> Callable[[Scalar | float], PyTree]:
                 "jax.vmap(gradlab.derivative(f)), or take gradlab.gradient or gradlab.jacobian."
             )
         inputs.output_shape(g, x)
-        return jacobian_modes.compute(g, x, "auto", None, False)
+        return jacobian_modes.compute(g, x, "auto", Options())
 
     return slope
 
@@ -146,7 +148,8 @@ def hvp(f: ScalarFn, *, mode: HvpMode = "auto") -> Callable[[PyTree, PyTree], Py
 
     Args:
         f: a function of one pytree with one real scalar output.
-        mode: as for `hessian`; all but `"forward_over_forward"` (n passes) cost a small multiple of f.
+        mode: one of the four mixtures, outer over inner, or `"auto"`: the one that is predicted to be the fastest. All
+            but `"forward_over_forward"` (n passes) cost a small multiple of f.
 
     Returns:
         A function of x and v (of x's structure and shapes) with x's structure and shapes.
@@ -163,12 +166,16 @@ def hvp(f: ScalarFn, *, mode: HvpMode = "auto") -> Callable[[PyTree, PyTree], Py
     """
     inputs.require_function(f, "hvp")
     inputs.require_mode(mode, "hvp")
+    memory = Memory()
 
     def product(x: PyTree, v: PyTree) -> PyTree:
         g, x = inputs.focus(f, 0, (x,), {})
         v = inputs.require_like(v, x, "args[1]", "args[0]")
         inputs.require_real(x, inputs.require_scalar(g, x, "hvp"), "hvp")
-        return hvp_modes.compute(g, x, v, mode)
+        compute = lambda mode, _: hvp_modes.compute(g, x, v, mode)
+        if mode != "auto":
+            return compute(mode, None)
+        return memory.run(x, x, lambda: hvp_modes.choose(g, x, v), compute)
 
     return product
 
