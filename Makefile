@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead wolves blame checkpoint clean
+.PHONY: compare test lint format matrix overhead wolves blame modes checkpoint clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -38,6 +38,10 @@ wolves: $(VENV)/.installed-test
 blame: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_blame.py
 	@$(BIN)/python scripts/bench_graph.py
+
+# auto and the measured choice, beside JAX's own, and PyTorch, asdex and folx where they are installed.
+modes: $(VENV)/.installed-test
+	@$(BIN)/python scripts/bench_modes.py --plot scripts/results/modes.svg
 
 # What recomputing the states of a loop buys in memory, and costs in time.
 checkpoint: $(VENV)/.installed

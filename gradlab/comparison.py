@@ -11,9 +11,13 @@ import numpy as np
 
 from gradlab import inputs, operators, reference, trees
 from gradlab.errors import ArgumentError, GradlabError, OptionError, UnsupportedModeError
+from gradlab.mode import choice
 from gradlab.prediction import Prediction, predict
 from gradlab.timing import Program, Sample, compiled, interleaved
 from gradlab.types import MODES, Fn, PyTree, Quantity
+
+# Predictions are right within a factor of ten: a mode that is further over the budget is not even compiled.
+HOPELESS = 10.0
 
 Status = Literal["ok", "wrong", "unsupported", "unavailable", "skipped", "failed"]
 
@@ -150,7 +154,7 @@ def compare(
         modes: the modes to compare; all but `auto` where None.
         repeats: rounds of timing; as many as fit into the budget where None (5 at least, 200 at most).
         budget: seconds of timing for all modes together, 1 where None. A mode whose first run alone is over it is
-            skipped.
+            skipped, as is one that is predicted to be ten times over it.
         memory_limit: bytes; a mode whose compiled program needs more is skipped.
 
     Returns:
@@ -176,7 +180,8 @@ def compare(
     if of == "hvp":
         args = (args[0], trees.random_like(jax.random.key(0), args[0]), *args[1:])
     value = compiled(_value(f, of), *args)
-    tried = {mode: _try(_derivative(f, of, mode), args, mode, memory_limit) for mode in asked}
+    hopeless = _hopeless(predicted, budget or 1.0)
+    tried = {mode: hopeless.get(mode) or _try(_derivative(f, of, mode), args, mode, memory_limit) for mode in asked}
     programs = {mode: one for mode, one in tried.items() if isinstance(one, Program)}
     rows = {mode: one for mode, one in tried.items() if isinstance(one, Row)}
     programs, over = _within_budget(programs, args, budget or 1.0)
@@ -234,6 +239,21 @@ def _predicted(f: Fn, args: tuple, of: Quantity) -> Prediction | None:
         return predict(f, *shapes, of=of)
     except UnsupportedModeError:
         return None
+
+
+def _hopeless(predicted: Prediction | None, budget: float) -> dict[str, Row]:
+    """The modes that are not even compiled: far over the budget, or over all memory that there is."""
+    limit = choice.device_limit() or np.inf
+    rows = {}
+    for found in predicted.rows if predicted else ():
+        if found.bytes is not None and found.bytes > limit:
+            rows[found.mode] = Row(
+                found.mode, "skipped", reason=f"predicted to need {found.bytes:,} of {limit:,} bytes"
+            )
+        elif found.seconds is not None and found.seconds > HOPELESS * budget:
+            reason = f"predicted to take {found.seconds:.2g} s a call, far over budget={budget:g}"
+            rows[found.mode] = Row(found.mode, "skipped", reason=reason)
+    return rows
 
 
 def _foretold(row: Row, predicted: Prediction | None) -> Row:

@@ -102,6 +102,14 @@ def test_memory_limit_skips_and_says_how_much_was_needed():
     assert "memory_limit=100" in always(result)[0].reason
 
 
+def test_what_is_predicted_to_be_hopeless_is_not_even_compiled():
+    f = lambda x: jnp.sum(jnp.sin(jnp.cumsum(x)) ** 2)
+    rows = by_mode(gl.compare(f, jnp.ones(1500), of="hessian", budget=1e-2, repeats=1))
+    assert rows["forward_over_forward"].status == "skipped"
+    assert "predicted to take" in rows["forward_over_forward"].reason
+    assert rows["forward_over_forward"].compile_seconds is None
+
+
 def test_chosen_modes_are_the_rows():
     assert [row.mode for row in gl.compare(CUBE, X, modes=["reverse"], repeats=1).rows] == ["reverse"]
 

@@ -34,6 +34,11 @@ def test_a_scatter_is_a_kernel_that_writes_each_of_its_numbers():
     assert (scatter.kind, scatter.flops, scatter.count) == ("scatter", 5, 1)
 
 
+def test_a_scatter_a_page_apart_costs_more():
+    pulled = lambda n: jax.vmap(jax.vjp(lambda x: x[jnp.arange(300) % 7], jnp.ones(n))[1])
+    assert predicted(pulled(1024), shape(300, 300)) > 3 * predicted(pulled(1000), shape(300, 300))
+
+
 def test_a_loop_costs_its_iterations():
     loop = lambda length: lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=length)[0]
     assert 5 < predicted(loop(100_000), shape(8)) / predicted(loop(10_000), shape(8)) < 11

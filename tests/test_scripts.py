@@ -78,6 +78,22 @@ def test_bench_blame_counts_right_lines(tmp_path):
     assert (row["not finite"], row["zero"], row["healthy accused"]) == ("1 of 1", "1 of 1", "0 of 1")
 
 
+def test_bench_modes_puts_every_contender_beside_auto(tmp_path):
+    options = ("--rounds", "2", "--json", "out.json", "--plot", "out.png")
+    run("bench_modes", tmp_path, "--only", "robot_arm jacobian", *options)
+    found = json.loads((tmp_path / "out.json").read_text())
+    row = found["rows"]["robot_arm jacobian"]
+    assert row["best"] in row["seconds"] and row["auto_regret"]["ratio"] >= 0.5
+    assert {"auto", "jax", "gradlab forward", "gradlab reverse"} <= set(row["seconds"])
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_checkpoint_says_what_segments_save(tmp_path):
+    printed = run("bench_checkpoint", tmp_path, "--only", "recurrent", "--rounds", "1", "--json", "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["cases"]["recurrent"]
+    assert rows["segments"]["memory"] < 0.2 and "1/5 of the memory" in printed
+
+
 def test_bench_graph_measures_one_case(tmp_path):
     row = json.loads(run("bench_graph", tmp_path, "--only", "gmm"))
     assert row["nodes"] > 20 and row["graph_seconds"] > 0 and row["blame"] is None

@@ -3,6 +3,7 @@
 Nothing runs and nothing is compiled, so the choice is made under `jit` as it is outside.
 """
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -126,14 +127,14 @@ def within(limit: int | None, directions: int, choose: Callable[[int | None], Ch
     """The cheapest choice that fits into a limit of memory: all directions at once, or so many at a time that it does.
 
     Args:
-        limit: bytes; None for what the device says that it has.
+        limit: bytes; None for what the device has, where it says so.
         directions: how many there are.
         choose: the cheapest candidate for a number of directions at a time, None for all at once.
 
     Returns:
         The first that fits of ever smaller chunks; with one direction at a time, whatever it needs.
     """
-    limit = limit or _device_limit()
+    limit = limit or device_limit()
     found, chunk = choose(None), directions
     while limit is not None and found.bytes > limit and chunk > 1:
         # What grows with the chunk is most of it, so the share that fits is a good first guess.
@@ -142,10 +143,13 @@ def within(limit: int | None, directions: int, choose: Callable[[int | None], Ch
     return found
 
 
-def _device_limit() -> int | None:
-    """The memory of the device, in bytes, where it says so."""
+def device_limit() -> int | None:
+    """The memory of the device, in bytes, where it says so; of a CPU, that of the machine."""
+    device = jax.devices()[0]
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        statistics: Any = jax.devices()[0].memory_stats()
+        statistics: Any = device.memory_stats()
     except (NotImplementedError, jax.errors.JaxRuntimeError):
         return None
     return (statistics or {}).get("bytes_limit")

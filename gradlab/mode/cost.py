@@ -25,6 +25,7 @@ class Rates:
         call: to start a compiled program.
         kernel, inner: to start a kernel, and one inside a loop.
         step: to go once around a loop.
+        fresh: for a byte of memory that a program takes for results and what is between.
         byte, near: for a byte moved, and for one that a cache holds.
         cache: bytes that a cache holds.
         simple, slow, gathered: for a number made by an addition, by a function such as the sine, by indexing.
@@ -37,6 +38,7 @@ class Rates:
     kernel: float
     inner: float
     step: float
+    fresh: float
     byte: float
     near: float
     cache: float
@@ -59,19 +61,19 @@ class Rates:
 # magnitude. `gradlab calibrate` measures all of them.
 DEFAULTS: dict[str, Rates] = {
     "cpu": Rates(
-        call=1e-5, kernel=5e-7, inner=3e-8, step=5e-8, byte=3e-11, near=1e-11, cache=1e6, simple=2e-11, slow=7e-10,
-        gathered=1e-9, product=1.2e-11, convolution=1e-9, scatter=3e-9, cumulate=1e-8, sort=5e-9, fft=3e-10,
-        factor=1e-10,
+        call=1e-5, kernel=5e-7, inner=3e-8, step=5e-8, fresh=5e-11, byte=3e-11, near=1e-11, cache=1e6, simple=2e-11,
+        slow=7e-10, gathered=5e-10, product=1.2e-11, convolution=1e-9, scatter=3e-9, cumulate=1e-8, sort=5e-9,
+        fft=3e-10, factor=1e-10,
     ),
     "gpu": Rates(
-        call=1e-5, kernel=3e-6, inner=3e-6, step=1e-5, byte=3e-13, near=1e-13, cache=5e7, simple=3e-14, slow=3e-13,
-        gathered=1e-12, product=1.5e-14, convolution=3e-14, scatter=3e-12, cumulate=1e-11, sort=1e-11, fft=1e-12,
-        factor=1e-11,
+        call=1e-5, kernel=3e-6, inner=3e-6, step=1e-5, fresh=1e-15, byte=3e-13, near=1e-13, cache=5e7, simple=3e-14,
+        slow=3e-13, gathered=1e-12, product=1.5e-14, convolution=3e-14, scatter=3e-12, cumulate=1e-11, sort=1e-11,
+        fft=1e-12, factor=1e-11,
     ),
     "tpu": Rates(
-        call=1e-5, kernel=1e-6, inner=1e-6, step=3e-6, byte=8e-13, near=1e-13, cache=1.28e8, simple=3e-13, slow=1e-12,
-        gathered=1e-10, product=4e-15, convolution=1e-14, scatter=1e-9, cumulate=1e-11, sort=1e-10, fft=1e-11,
-        factor=1e-10,
+        call=1e-5, kernel=1e-6, inner=1e-6, step=3e-6, fresh=1e-15, byte=8e-13, near=1e-13, cache=1.28e8, simple=3e-13,
+        slow=1e-12, gathered=1e-10, product=4e-15, convolution=1e-14, scatter=1e-9, cumulate=1e-11, sort=1e-10,
+        fft=1e-11, factor=1e-10,
     ),
 }  # fmt: skip
 # What was not measured anywhere is said to be so beside every prediction.
@@ -149,7 +151,11 @@ def seconds(work: Work, table: Rates) -> float:
     >>> seconds(small, DEFAULTS["cpu"]) < seconds(large, DEFAULTS["cpu"])
     True
     """
-    return table.call + sum(kernel.count * _kernel_seconds(kernel, table) for kernel in work.kernels)
+    return (
+        table.call
+        + table.fresh * work.taken_bytes
+        + sum(kernel.count * _kernel_seconds(kernel, table) for kernel in work.kernels)
+    )
 
 
 def _kernel_seconds(kernel: Kernel, table: Rates) -> float:
