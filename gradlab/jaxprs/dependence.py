@@ -25,12 +25,12 @@ ROUNDS = 4  # until the carry of a loop depends on all that it will
 Masks = list[np.ndarray | None]  # None: depends on no input
 
 
-def density(program: Traced, first: int = 0) -> float:
+def density(program: Traced, leaves: int = 1) -> float:
     """The share of the entries of a Jacobian that can be nonzero, estimated from `SAMPLES` of its columns.
 
     Args:
-        program: a function of pytrees; that of the first leaves is sampled.
-        first: the flat index of the leaf that is looked at.
+        program: a function of pytrees.
+        leaves: so many of its first leaves, laid end to end, are what it is differentiated in.
 
     >>> from gradlab.jaxprs import trace
     >>> import jax.numpy as jnp
@@ -38,12 +38,13 @@ def density(program: Traced, first: int = 0) -> float:
     (0.015625, True)
     """
     jaxpr = jaxpr_of(program.closed)
-    shape = jaxpr.invars[first].aval.shape
-    size = prod(shape)
-    words = np.zeros(size, np.uint64)
-    chosen = np.unique(np.linspace(0, size - 1, min(size, SAMPLES)).astype(int))
+    shapes = [v.aval.shape for v in jaxpr.invars[:leaves]]
+    ends = np.cumsum([prod(shape) for shape in shapes])
+    words = np.zeros(ends[-1], np.uint64)
+    chosen = np.unique(np.linspace(0, ends[-1] - 1, min(ends[-1], SAMPLES)).astype(int))
     words[chosen] = np.uint64(1) << np.arange(len(chosen), dtype=np.uint64)
-    given: Masks = [words.reshape(shape) if i == first else None for i in range(len(jaxpr.invars))]
+    parts = [part.reshape(shape) for part, shape in zip(np.split(words, ends[:-1]), shapes, strict=True)]
+    given: Masks = [*parts, *(None for _ in jaxpr.invars[leaves:])]
     results = _Reader().run(jaxpr, given)
     total = sum(prod(v.aval.shape) for v in jaxpr.outvars)
     found = sum(int(np.bitwise_count(r).sum()) for r in results if r is not None)

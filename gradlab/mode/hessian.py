@@ -13,7 +13,7 @@ from gradlab.errors import UnsupportedModeError
 from gradlab.mode import choice, hvp, sparse
 from gradlab.mode.choice import Candidate, Choice
 from gradlab.mode.dense import MIXTURES, nested
-from gradlab.mode.jacobian import Options, require_sparse
+from gradlab.mode.jacobian import Options
 from gradlab.mode.support import Unary, explained
 from gradlab.types import HessianMode, PyTree
 
@@ -66,8 +66,6 @@ def colored(f: Unary, x: PyTree, options: Options, *, screened: bool = False) ->
             "hessian cannot use mode 'sparse' for a function that returns more than one number. Use mode='auto'."
         )
     product = hvp.first(f, x, x)
-    if screened:
-        require_sparse(lambda v, x: hvp.along(f, v, product)(x), x)
-    pattern = sparse.fitting(f, x, "hessian", options.pattern)
+    pattern = sparse.fitting(f, x, "hessian", options.pattern, screened=screened)
     run = lambda x: sparse.hessian(f, x, pattern, chunk_size=options.chunk_size, output=options.output, mode=product)
     return run, str(pattern)

@@ -7,16 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from gradlab import trees
-from gradlab.errors import UnsupportedModeError
-from gradlab.jaxprs import density, trace
 from gradlab.mode import choice, dense, sparse, waist
 from gradlab.mode.choice import Candidate, Choice
 from gradlab.mode.sparsity import Sparsity
-from gradlab.mode.support import Unary, explained, obstacle
+from gradlab.mode.support import Unary, explained
 from gradlab.types import JacobianMode, Output, PyTree
-
-# A pattern this full needs so many passes that `auto` does not look for it.
-FULL = 0.25
 
 
 @dataclass(frozen=True)
@@ -98,9 +93,7 @@ def colored(f: Unary, x: PyTree, options: Options, *, screened: bool = False) ->
         screened: refuse a derivative that is dense by an estimate, before its pattern is looked for.
     """
     value = _value(f, options)
-    if screened:
-        _require_sparse(value, x)
-    pattern = sparse.fitting(value, x, "jacobian", options.pattern)
+    pattern = sparse.fitting(value, x, "jacobian", options.pattern, screened=screened)
     run = lambda x: sparse.jacobian(
         f, x, pattern, chunk_size=options.chunk_size, has_aux=options.has_aux, output=options.output
     )
@@ -121,20 +114,3 @@ def _is_real(leaf: Any) -> bool:
 def _value(f: Unary, options: Options) -> Unary:
     """What is differentiated."""
     return (lambda x: f(x)[0]) if options.has_aux else f
-
-
-def _require_sparse(f: Unary, x: PyTree) -> None:
-    require_sparse(lambda v, x: jax.jvp(f, (x,), (v,))[1], x)
-
-
-def require_sparse(push: Any, x: PyTree) -> None:
-    """Raise `UnsupportedModeError` where an estimate says that a derivative is dense.
-
-    Args:
-        push: (v, x) ↦ the derivative at x along v. Where it cannot be traced, the pattern is to be judged itself.
-        x: the point.
-    """
-    flat, back = trees.ravel(x)
-    along = lambda v, x: push(back(v), x)
-    if obstacle(along, flat, x) is None and (share := density(trace(along, flat, x))) > FULL:
-        raise UnsupportedModeError(f"about {share:.0%} of the entries can be nonzero, so coloring saves few passes")

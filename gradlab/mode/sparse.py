@@ -20,7 +20,8 @@ from gradlab.errors import UnsupportedModeError
 from gradlab.jaxprs import trace
 from gradlab.mode import hvp
 from gradlab.mode.dense import DIRECTIONS, MIXTURES, Direction, unchunked
-from gradlab.mode.sparsity import Of, Sparsity, fingerprint, found
+from gradlab.mode.product import Of, product
+from gradlab.mode.sparsity import Sparsity, found
 from gradlab.mode.support import Unary, first_supported, obstacle
 from gradlab.types import Mixture, Output, PyTree
 
@@ -212,7 +213,7 @@ def _bcoo(data: jax.Array, rows: np.ndarray, columns: np.ndarray, out: tuple, in
     return BCOO((data, jnp.asarray(indices, jnp.int32)), shape=(*out, *into), indices_sorted=True, unique_indices=True)
 
 
-def fitting(f: Unary, x: PyTree, of: Of, given: Sparsity | None) -> Sparsity:
+def fitting(f: Unary, x: PyTree, of: Of, given: Sparsity | None, *, screened: bool = False) -> Sparsity:
     """The pattern that was given, or the one that is found; one that may belong to another program is probed first.
 
     Args:
@@ -220,13 +221,14 @@ def fitting(f: Unary, x: PyTree, of: Of, given: Sparsity | None) -> Sparsity:
         x: the point, or its shapes.
         of: the derivative.
         given: a pattern, or None.
+        screened: refuse what is not sparse by an estimate, before a pattern is looked for.
 
     Raises:
         OptionError, ShapeError, UnsupportedModeError: the one that was given is not that of this derivative.
     """
     if given is None:
-        return found(f, x, of)
-    name = fingerprint(f, x, of)
+        return found(f, x, of, screened=screened)
+    name = product(f, x, of).fingerprint
     if name not in given.programs and probe(f, x, given):
         given.programs.add(name)
     return given

@@ -16,22 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import jax
-import jax.numpy as jnp
+import jax.numpy as jnp  # noqa: F401 - the examples use it
 import numpy as np
 
 from gradlab import trees
 from gradlab.errors import MissingExtraError, OptionError, ShapeError, UnsupportedModeError, first_sentence
-from gradlab.jaxprs import trace
-from gradlab.jaxprs.outline import digest, outline
-from gradlab.mode import hvp
-from gradlab.mode.dense import DIRECTIONS, MIXTURES, Direction
-from gradlab.mode.support import Unary, first_supported, obstacle
+from gradlab.jaxprs.outline import outline
+from gradlab.mode.dense import DIRECTIONS, Direction, unchunked
+from gradlab.mode.product import Of, Product, product
+from gradlab.mode.support import Unary, obstacle
 from gradlab.types import PyTree
-
-Of = Literal["jacobian", "hessian"]
 
 # Up to so many passes, a dense derivative is cheap enough that a coloring may save few or none of them.
 FEW = 8
@@ -105,12 +102,15 @@ class Sparsity:
     def places(self) -> np.ndarray:
         """Where each entry lies in the passes' results, laid end to end, shape `[nnz]`."""
         m, n = self.shape
-        length = n if self.direction == "reverse" else m
-        if not self.nnz:
-            return np.zeros(0, np.int32)
-        with jax.ensure_compile_time_eval():
-            numbers = jnp.arange(self.colors * length, dtype=jnp.int32).reshape(self.colors, length)
-            return np.asarray(asdex().decompress_data(numbers, self.colored))
+        if self.direction == "reverse":
+            return self.color[self.rows] * n + self.columns
+        places = self.color[self.columns] * m + self.rows
+        if self.of == "jacobian":
+            return places
+        # Of a symmetric matrix, an entry that shares its place with another one stands alone in its mirror image's.
+        _, inverse, counts = np.unique(places, return_inverse=True, return_counts=True)
+        alone = (counts[inverse] == 1) & (self.color[self.columns] >= 0)
+        return np.where(alone, places, self.color[self.rows] * n + self.columns)
 
     def require_fit(self, m: int, n: int, of: Of) -> None:
         """Raise unless this is the pattern of such a derivative, of shape `[m, n]`.
@@ -190,14 +190,6 @@ def asdex() -> Any:
     return asdex
 
 
-class _Program(NamedTuple):
-    """A derivative along a direction: `run(direction, x)`, whose matrix is the derivative, or its transpose."""
-
-    run: Callable[[PyTree, PyTree], Any]
-    direction: PyTree
-    transposed: bool
-
-
 def detect(f: Unary, x: PyTree, of: Of, direction: Direction | None = None) -> Sparsity:
     """The entries of a derivative that can be nonzero at any point, and a coloring of them.
 
@@ -220,87 +212,60 @@ def detect(f: Unary, x: PyTree, of: Of, direction: Direction | None = None) -> S
     1
     """
     asdex()  # a missing one is named before anything is traced
-    programs = _programs(f, x, of, direction)
-    n = trees.size(x)
-    entries = _entries(_first(programs, x, of), x, of, n)
-    match of:
-        case "jacobian":
-            runs = [d for d in DIRECTIONS if d in programs and obstacle(_applied(programs[d]), x) is None]
-            colored = _line_colored(_pattern(entries, trees.size(jax.eval_shape(f, x)), n), runs)
-        case "hessian":
-            # What is read from one of H's two triangles must be in the other one too.
-            both = _distinct(np.concatenate([entries, entries % n * n + entries // n]))
-            colored = _star_colored(_pattern(both, n, n))
-        case _:
-            assert_never(of)
-    return Sparsity(of, colored)
+    return _of_product(product(f, x, of, direction), f, x, direction)
 
 
-def found(f: Unary, x: PyTree, of: Of) -> Sparsity:
-    """`detect`, or what it found before for the same program."""
-    name = fingerprint(f, x, of)
+def found(f: Unary, x: PyTree, of: Of, *, screened: bool = False) -> Sparsity:
+    """`detect`, or what it found before for the same program.
+
+    Args:
+        f, x, of: as for `detect`.
+        screened: refuse what is not sparse by an estimate, before asdex looks at it.
+    """
+    asdex()  # a missing one is named before anything is traced
+    given = product(f, x, of)
+    name = given.fingerprint
     if name not in _FOUND:
-        _FOUND[name] = detect(f, x, of)
+        if screened:
+            given.require_few()
+        _FOUND[name] = _of_product(given, f, x, None)
         _FOUND[name].programs.add(name)
         while len(_FOUND) > MOST_KEPT:
             del _FOUND[next(iter(_FOUND))]
     return _FOUND[name]
 
 
-def fingerprint(f: Unary, x: PyTree, of: Of) -> bytes:
-    """A digest of the program that `detect` reads: while it stays the same, so does the pattern.
-
-    Args:
-        f, x, of: as for `detect`.
-
-    >>> sparse, shifted = (fingerprint(lambda x: x * s, jnp.ones(3), "jacobian") for s in (2.0, 3.0))
-    >>> sparse == shifted, sparse == fingerprint(lambda x: x * 2.0, jnp.ones(3), "jacobian")
-    (False, True)
-    """
-    chosen = _first(_programs(f, x, of, None), x, of)
-    program = trace(chosen.run, chosen.direction, jax.eval_shape(lambda t: t, x))
-    return digest(program) + bytes([of == "hessian", chosen.transposed])
-
-
-def _programs(f: Unary, x: PyTree, of: Of, direction: Direction | None) -> dict[str, _Program]:
-    """The derivative programs by the name of their mode, the preferred one first."""
-    point = jax.eval_shape(lambda t: t, x)
-    if of == "hessian":
-        along = lambda mode: lambda v, x: hvp.along(f, v, mode)(x)
-        return {mode: _Program(along(mode), point, False) for mode in MIXTURES}
-    push = lambda v, x: jax.jvp(f, (x,), (v,))[1]
-    pull = lambda w, x: jax.vjp(f, x)[1](w)[0]
-    both = {"forward": _Program(push, point, False), "reverse": _Program(pull, jax.eval_shape(f, x), True)}
-    return {name: program for name, program in both.items() if direction in (None, name)}
+def _of_product(given: Product, f: Unary, x: PyTree, direction: Direction | None) -> Sparsity:
+    n, entries = trees.size(x), _entries(given, trees.size(x))
+    match given.of:
+        case "jacobian":
+            m = trees.size(jax.eval_shape(f, x))
+            runs = [d for d in DIRECTIONS if direction in (None, d) and obstacle(unchunked(f, d), x) is None]
+            colored = _line_colored(_pattern(entries, m, n), runs)
+        case "hessian":
+            # What is read from one of H's two triangles must be in the other one too.
+            both = _distinct(np.concatenate([entries, entries % n * n + entries // n]))
+            colored = _star_colored(_pattern(both, n, n))
+        case _:
+            assert_never(given.of)
+    return Sparsity(given.of, colored)
 
 
-def _applied(program: _Program) -> Unary:
-    return lambda x: program.run(_zeros(program.direction), x)
-
-
-def _zeros(shapes: PyTree) -> PyTree:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-def _first(programs: dict[str, _Program], x: PyTree, of: Of) -> _Program:
-    return programs[first_supported([(name, _applied(program)) for name, program in programs.items()], x, of)]
-
-
-def _entries(program: _Program, x: PyTree, of: Of, n: int) -> np.ndarray:
+def _entries(given: Product, n: int) -> np.ndarray:
     """The entries of the derivative that can be nonzero, each as `row * n + column`, ascending."""
-    traced = trace(program.run, program.direction, jax.eval_shape(lambda t: t, x))
     try:
         with jax.ensure_compile_time_eval():
             # asdex reads shapes alone; the last argument stands for all that is not known.
-            arguments = (_zeros(program.direction), jnp.zeros((), jnp.float32))
-            pattern = asdex().jacobian_sparsity(outline(traced, program.direction), *arguments, argnums=0)
+            seed = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), given.direction)
+            reduced = outline(given.traced, given.direction)
+            pattern = asdex().jacobian_sparsity(reduced, seed, np.zeros((), np.float32), argnums=0)
     except Exception as error:  # asdex has several for what it cannot read, and no class of its own
         raise UnsupportedModeError(
-            f"{of} cannot use mode 'sparse' for this function: asdex cannot read its derivative: "
+            f"{given.of} cannot use mode 'sparse' for this function: asdex cannot read its derivative: "
             f"{first_sentence(error)}. Use mode='auto'."
         ) from error
     rows, columns = np.asarray(pattern.rows, np.int64), np.asarray(pattern.cols, np.int64)
-    return _distinct(columns * n + rows if program.transposed else rows * n + columns)
+    return _distinct(columns * n + rows if given.transposed else rows * n + columns)
 
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
