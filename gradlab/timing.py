@@ -47,6 +47,8 @@ def compiled(f: Callable[..., PyTree], *args: PyTree) -> Program:
     """
     start = time.perf_counter()
     body, constants = hoist(f, *args)
+    # Once, and not in every call: NumPy's arrays among them would be sent to the device anew each time.
+    constants = jax.device_put(constants)
     executable = jax.jit(body).lower(constants, *args).compile()
     seconds = time.perf_counter() - start
     cost = _cost(executable)

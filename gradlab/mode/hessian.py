@@ -48,7 +48,7 @@ def choose(f: Unary, x: PyTree, options: Options) -> Choice:
 def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     """Every mode of a Hessian that can be worth it, the preferred first."""
     plain = [choice.plain(mode, nested(f, mode, options.chunk_size)) for mode in MIXTURES]
-    few = Candidate("sparse", lambda: colored(f, x, options, screened=options.pattern is None))
+    few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
     if options.output == "bcoo":
         return [few]
     return plain if trees.size(x) == 1 else [*plain, few]

@@ -76,7 +76,7 @@ def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     m, n = trees.size(jax.eval_shape(value, x)), trees.size(x)
     take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
     plain = [choice.plain(d, take(d)) for d in (dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1])]
-    few = Candidate("sparse", lambda: colored(f, x, options, screened=options.pattern is None))
+    few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
     if options.output == "bcoo":
         return [few]
     # One pass is all that there is where f takes or returns one number.
