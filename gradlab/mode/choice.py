@@ -172,8 +172,7 @@ class Memory:
             choose: chooses.
             compute: the derivative in a mode, so many directions at a time.
         """
-        leaves, structure = jax.tree.flatten(args)
-        key = (structure, *map(_kind, leaves))
+        key = _key(args)
         if key in self.kept:
             try:
                 return compute(*self.kept[key])
@@ -184,8 +183,13 @@ class Memory:
         return found.run(x)
 
 
+def _key(args: PyTree) -> Hashable:
+    """What is the same for arguments that a function treats alike: of arrays shape and dtype, of numbers their type."""
+    leaves, structure = jax.tree.flatten(args)
+    return (str(structure), *map(_kind, leaves))
+
+
 def _kind(leaf: Any) -> Hashable:
-    """What is the same for leaves that a function treats alike: of an array shape and dtype, of a number its type."""
     if isinstance(leaf, (bool, str)):
         return leaf
     return (*jnp.shape(leaf), str(leaf.dtype)) if hasattr(leaf, "dtype") else str(type(leaf))
