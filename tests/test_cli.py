@@ -43,7 +43,7 @@ def test_one_problem_is_compared(capsys):
 def test_chosen_modes_and_quantity(capsys):
     code, out, _ = run(capsys, "compare", "rosenbrock", "--of", "hvp", "--modes", "forward_over_reverse")
     assert code == 0
-    assert "hvp of rosenbrock" in out and "reverse_over_forward" not in out
+    assert "hvp of rosenbrock" in out and "reverse_over_reverse" not in out
 
 
 def test_the_whole_table_ends_in_one_summary(capsys, small_table):

@@ -104,7 +104,7 @@ def test_memory_limit_skips_and_says_how_much_was_needed():
 
 def test_what_is_predicted_to_be_hopeless_is_not_even_compiled():
     f = lambda x: jnp.sum(jnp.sin(jnp.cumsum(x)) ** 2)
-    rows = by_mode(gl.compare(f, jnp.ones(1500), of="hessian", budget=1e-2, repeats=1))
+    rows = by_mode(gl.compare(f, jnp.ones(300), of="hessian", budget=1e-4, repeats=1))
     assert rows["forward_over_forward"].status == "skipped"
     assert "predicted to take" in rows["forward_over_forward"].reason
     assert rows["forward_over_forward"].compile_seconds is None
