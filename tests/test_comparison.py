@@ -93,7 +93,7 @@ def test_second_order_lies_are_found():
     # The slope is right and flat: its own derivative is lost.
     f.defjvp(lambda p, t: (f(*p), jnp.vdot(jax.lax.stop_gradient(3 * p[0] ** 2), t[0])))
     assert {row.status for row in gl.compare(f, X, of="gradient", repeats=1).rows} == {"ok"}
-    assert {row.status for row in gl.compare(f, X, of="hessian", repeats=1).rows} == {"wrong"}
+    assert {row.status for row in always(gl.compare(f, X, of="hessian", repeats=1))} == {"wrong"}
 
 
 def test_memory_limit_skips_and_says_how_much_was_needed():
@@ -160,7 +160,7 @@ def test_html_escapes_names():
 
 def test_plot_has_one_point_a_mode():
     result = gl.compare(CUBE, X, of="hessian", repeats=1)
-    assert len(result.plot().collections) == len(result.rows)
+    assert len(result.plot().collections) == sum(row.seconds is not None for row in result.rows) > 3
 
 
 def test_comparing_leaves_the_precision_as_it_was():
