@@ -1,6 +1,6 @@
 """What every test file shares: tolerances by dtype and platform, and comparison of pytrees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,14 @@ def same(given: Any, expected: Any, tol: float | None = None) -> None:
         limit = tolerance(jnp.result_type(b)) if tol is None else tol
         size = max(float(np.max(np.abs(b), initial=0.0)), 1.0)
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=limit, atol=limit * size)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def built_in_rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What auto takes in a test does not hang on how this machine has been calibrated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADLAB_CACHE_DIR", str(tmp_path_factory.mktemp("rates")))
+        yield
 
 
 # Modules whose examples need it.

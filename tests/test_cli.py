@@ -7,9 +7,10 @@ import sys
 import jax
 import pytest
 
-from gradlab import cli, problems
+from gradlab import calibration, cli, problems
 from gradlab.comparison import compare
 from gradlab.errors import MissingExtraError
+from gradlab.mode import cost
 from gradlab.problems import Problem
 
 
@@ -161,3 +162,21 @@ def test_blame_ends_with_one_where_it_finds_something(capsys, tmp_path, monkeypa
     assert code == 0 and "none is cut off" in out
     code, _, err = run(capsys, "blame", "softmax")
     assert code == 2 and "NotScalarError" in err and "cotangent" in err
+
+
+def test_predict_says_what_auto_would_take_and_writes_json(capsys, tmp_path):
+    file = tmp_path / "prediction.json"
+    code, out, err = run(capsys, "predict", "tall_net", "--json", str(file))
+    assert code == 0 and err == ""
+    assert "jacobian of tall_net: auto takes forward" in out
+    assert json.loads(file.read_text())["prediction"]["choice"] == "forward"
+
+
+def test_calibrate_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADLAB_CACHE_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr(calibration, "cases", lambda: [(jax.numpy.sin, (jax.numpy.ones(1000),))])
+    code, out, _ = run(capsys, "calibrate", "--budget", "0.01")
+    assert code == 0 and "within a factor of" in out
+    assert cost.origin() == "calibrated"
+    assert json.loads((tmp_path / "new" / f"rates-{cost.platform()}.json").read_text())["call"] > 0
+    assert run(capsys, "calibrate", "--budget", "0")[0] != 0

@@ -137,7 +137,7 @@ def test_a_limit_of_memory_turns_on_chunks(limit, same):
 def test_calibrated_rates_are_read_from_the_cache_folder(monkeypatch, tmp_path):
     from gradlab import calibration
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GRADLAB_CACHE_DIR", str(tmp_path))
     assert cost.origin().startswith("built in")
     content = {name: 2 * value for name, value in cost.to_dict(cost.rates()).items()}
     calibration.keep(cost.from_dict(content))

@@ -91,9 +91,10 @@ def platform() -> str:
 
 
 def cache_file(name: str) -> Path:
-    """Where a calibration of a platform is kept: in the user's cache folder."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "gradlab" / f"rates-{name}.json"
+    """Where a calibration of a platform is kept: in `GRADLAB_CACHE_DIR`, or the user's cache folder."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = os.environ.get("GRADLAB_CACHE_DIR") or Path(caches) / "gradlab"
+    return Path(folder) / f"rates-{name}.json"
 
 
 def rates() -> Rates:
