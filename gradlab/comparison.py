@@ -13,11 +13,12 @@ from gradlab import inputs, operators, reference, trees
 from gradlab.errors import ArgumentError, GradlabError, OptionError, UnsupportedModeError
 from gradlab.mode import choice
 from gradlab.prediction import Prediction, predict
-from gradlab.timing import Program, Sample, compiled, interleaved
+from gradlab.timing import Program, Sample, compiled, interleaved, interleaved_once
 from gradlab.types import MODES, Fn, PyTree, Quantity
 
 # Predictions are right within a factor of ten: a mode that is further over the budget is not even compiled.
 HOPELESS = 10.0
+VALUE = "the function itself"
 
 Status = Literal["ok", "wrong", "unsupported", "unavailable", "skipped", "failed"]
 
@@ -186,16 +187,16 @@ def compare(
     rows = {mode: one for mode, one in tried.items() if isinstance(one, Row)}
     programs, over = _within_budget(programs, args, budget or 1.0)
     verdicts = reference.judge(f, args, of, {m: p(*args) for m, p in programs.items()}, _derivative)
-    samples = interleaved(
-        [partial(p, *args) for p in (value, *programs.values())], budget=budget or 1.0, repeats=repeats
-    )
-    for (mode, program), sample in zip(programs.items(), samples[1:], strict=True):
-        rows[mode] = _measured(mode, program, sample, samples[0], verdicts[mode])
+    # Modes that compile to the same program are one: no noise may rank them.
+    runs = {name: partial(program, *args) for name, program in {VALUE: value, **programs}.items()}
+    samples = interleaved_once(runs, budget=budget or 1.0, repeats=repeats)
+    for mode, program in programs.items():
+        rows[mode] = _measured(mode, program, samples[mode], samples[VALUE], verdicts[mode])
     rows = {mode: _foretold(row, predicted) for mode, row in (rows | over).items()}
     ordered = sorted(rows.values(), key=lambda r: (get_args(Status).index(r.status), r.seconds or np.inf))
     functions = {mode: _guarded(program, held, 2 if of == "hvp" else 1) for mode, program in programs.items()}
     auto = predicted.choice if predicted else None
-    return Comparison(of, name, tuple(ordered), auto, samples[0].seconds, _device(), functions)
+    return Comparison(of, name, tuple(ordered), auto, samples[VALUE].seconds, _device(), functions)
 
 
 def _holding_integers(f: Fn, args: tuple) -> tuple[Fn, dict[int, jax.Array]]:

@@ -1,8 +1,10 @@
 """Compile once, run many times, and know the difference: what a program costs on the device at hand."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -29,6 +31,16 @@ class Program:
 
     def __call__(self, *args: PyTree) -> PyTree:
         return self.compiled(self.constants, *args)
+
+    @cached_property
+    def text(self) -> str:
+        """What the compiler made, without where in the source it is from; "" where it does not say."""
+        try:
+            whole = self.compiled.as_text() or ""
+        except (NotImplementedError, jax.errors.JaxRuntimeError):
+            return ""
+        start = min((i for i in (whole.find("\n%"), whole.find("\nENTRY")) if i >= 0), default=0)
+        return re.sub(r",? metadata=\{[^{}]*\}", "", whole[start:])
 
 
 def compiled(f: Callable[..., PyTree], *args: PyTree) -> Program:
@@ -144,6 +156,28 @@ def interleaved(
                 _seconds(runs[j], 1)
             times[j].append(_seconds(runs[j], inner[j]) / inner[j])
     return [_summary(kept, k) for kept, k in zip(times, inner, strict=True)]
+
+
+def interleaved_once(
+    runs: Mapping[str, Callable[[], PyTree]], *, budget: float = 1.0, repeats: int | None = None
+) -> dict[str, Sample]:
+    """`interleaved` by name, where those that are the same compiled program share one sample: they differ in name only.
+
+    Args:
+        runs: calls without arguments; of a `partial` of a `Program` it is seen which program it is.
+        budget, repeats: as for `interleaved`.
+
+    >>> from functools import partial
+    >>> program = compiled(lambda x: 2 * x, np.float32(3))
+    >>> samples = interleaved_once({name: partial(program, np.float32(3)) for name in "ab"}, repeats=3)
+    >>> samples["a"] is samples["b"]
+    True
+    """
+    program = lambda run: run.func.text if isinstance(getattr(run, "func", None), Program) else ""
+    keys = {name: program(run) or name for name, run in runs.items()}
+    firsts = {keys[name]: run for name, run in reversed(list(runs.items()))}
+    samples = dict(zip(firsts, interleaved(list(firsts.values()), budget=budget, repeats=repeats), strict=True))
+    return {name: samples[key] for name, key in keys.items()}
 
 
 def _seconds(run: Callable[[], PyTree], count: int) -> float:

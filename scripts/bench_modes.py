@@ -11,7 +11,6 @@ modes grow from 10² to 10⁶ variables, as the slope of log time, and of log me
 
 import argparse
 import datetime
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ import gradlab as gl
 from gradlab import plots, trees
 from gradlab.cli import facts
 from gradlab.report import to_json, write_atomically
-from gradlab.timing import Program, Sample, compiled, interleaved
+from gradlab.timing import Sample, compiled, interleaved, interleaved_once
 
 Run = Callable[[], Any]
 DERIVATIVES = ("jacobian", "hessian", "hvp", "laplacian")
@@ -132,23 +131,6 @@ def agreeing(runs: dict[str, Run]) -> dict[str, Run]:
     return {who: run for who, run in runs.items() if near(results[who], results[winner])}
 
 
-def timed(runs: dict[str, Run], rounds: int) -> dict[str, Sample]:
-    """A sample of each; those that are the same program share one."""
-    keys = {who: _program_text(run) or who for who, run in runs.items()}
-    firsts = {key: run for (who, run) in reversed(runs.items()) for key in [keys[who]]}
-    samples = dict(zip(firsts, interleaved(list(firsts.values()), repeats=rounds), strict=True))
-    return {who: samples[key] for who, key in keys.items()}
-
-
-def _program_text(run: Any) -> str:
-    """What the compiler made, without where in the source it is from."""
-    program = getattr(run, "func", None)
-    if not isinstance(program, Program):
-        return ""
-    computations = program.compiled.as_text().partition("StackFrames")[2].partition("\n\n\n")[2]
-    return re.sub(r", metadata=\{[^}]*\}", "", computations)
-
-
 def ratio(one: Sample, other: Sample) -> dict[str, float]:
     """Quartiles, over rounds, of the first's time over the second's."""
     low, middle, high = np.percentile(np.array(one.rounds) / np.array(other.rounds), [25, 50, 75])
@@ -159,7 +141,7 @@ def measured(name: str, of: str, f: Callable, args: tuple, rounds: int) -> dict[
     picked = gl.compare(f, *args, of=of)  # type: ignore[arg-type]
     every = contenders(name, of, f, args, picked)
     runs = agreeing(every)
-    samples = timed(runs, rounds)
+    samples = interleaved_once(runs, repeats=rounds)
     best = min(samples, key=lambda who: samples[who].seconds)
     chosen = f"gradlab {picked.best.mode}" if picked.best else ""
     row: dict[str, Any] = {

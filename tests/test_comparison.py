@@ -48,6 +48,12 @@ def test_the_function_of_a_comparison_is_the_derivative(same):
     same(gl.compare(CUBE, X, of="hessian", repeats=1).function(X), jax.hessian(CUBE)(X))
 
 
+def test_modes_that_are_one_program_are_one_time():
+    rows = by_mode(gl.compare(CUBE, X, of="gradient", repeats=2))
+    assert rows["reverse"].seconds == rows["checkpoint"].seconds != rows["forward"].seconds
+    assert gl.compare(CUBE, X, of="gradient", modes=["reverse", "checkpoint"], repeats=1).best.mode == "reverse"
+
+
 def test_relative_cost_is_time_over_the_value():
     result = gl.compare(CUBE, X, of="gradient", repeats=2)
     row = result.rows[0]
