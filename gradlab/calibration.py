@@ -44,6 +44,8 @@ def cases() -> list[Case]:
     found += [(lambda a, b: a @ b, (line(m, k), line(k, n))) for m, k, n in _PRODUCTS]
     found += [(lambda x, i: x[i] * 2.0, (line(n), places(n))) for n in (1_000, 100_000)]
     found += [(lambda x, i: jnp.zeros_like(x).at[i].add(x), (line(n), places(n))) for n in (1_000, 30_000)]
+    rows = lambda n: lambda w, i: jnp.zeros((len(w), n)).at[:, i % n].add(w)
+    found += [(rows(n), (line(200, 300), places(300))) for n in (1000, 1024)]
     found += [(jnp.cumsum, (line(n),)) for n in (500, 50_000)] + [(partial(jnp.cumsum, axis=1), (line(300, 300),))]
     found += [(jnp.sort, (line(n)[::-1],)) for n in (500, 20_000)]
     found += [(lambda x: jnp.fft.fft(x).real, (line(n),)) for n in (512, 65_536)]

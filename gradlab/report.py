@@ -93,9 +93,13 @@ def table(comparison: Comparison) -> Group:
 
 def text(comparison: Comparison, width: int = 120) -> str:
     """The comparison as plain text, without colors."""
-    console = Console(file=StringIO(), width=width, color_system=None)
-    console.print(table(comparison))
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+    return _printed(table(comparison), width)
+
+
+def _printed(content: Any, width: int) -> str:
+    file = StringIO()
+    Console(file=file, width=width, color_system=None).print(content)
+    return file.getvalue().rstrip()
 
 
 def html_table(comparison: Comparison) -> str:
@@ -128,9 +132,7 @@ def prediction_text(prediction: Prediction, width: int = 120) -> str:
     for cells_ in prediction_cells(prediction):
         grid.add_row(*cells_)
     reasons = [Text(f"  {row.mode}: {row.reason}", style="dim") for row in prediction.rows if row.reason]
-    console = Console(file=StringIO(), width=width, color_system=None)
-    console.print(Group(Text(prediction_heading(prediction)), grid, *reasons))
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+    return _printed(Group(Text(prediction_heading(prediction)), grid, *reasons), width)
 
 
 def prediction_html(prediction: Prediction) -> str:

@@ -29,9 +29,10 @@ from gradlab import plots, trees
 from gradlab.cli import facts
 from gradlab.report import to_json, write_atomically
 from gradlab.timing import Sample, compiled, interleaved, interleaved_once
+from gradlab.types import Quantity
 
 Run = Callable[[], Any]
-DERIVATIVES = ("jacobian", "hessian", "hvp", "laplacian")
+DERIVATIVES: tuple[Quantity, ...] = ("jacobian", "hessian", "hvp", "laplacian")
 JAX = {"jacobian": jax.jacobian, "hessian": jax.hessian}
 TORCH = {"jacobian": ("jacrev", "jacfwd"), "hessian": ("hessian",)}
 # A contender whose one call takes longer is not the fastest, and would take most of the run.
@@ -40,7 +41,7 @@ PATIENCE = 1.0
 FULL = 0.25
 
 
-def tasks(words: list[str]) -> Iterator[tuple[str, str, Callable, tuple]]:
+def tasks(words: list[str]) -> Iterator[tuple[str, Quantity, Callable, tuple]]:
     """Name, derivative, function and arguments: every derivative that a problem is meant for."""
     for problem in gl.problems.TABLE:
         for of in problem.of:
@@ -89,15 +90,16 @@ def contenders(name: str, of: str, f: Callable, args: tuple, picked: gl.Comparis
         makers["asdex"] = lambda: asdex_own(of, g, x)
     if of == "laplacian":
         makers["folx"] = lambda: folx_own(g)
-    runs = {who: run for who, make in makers.items() if (run := started(who, lambda: _compiled(make(), given)))}  # noqa: B023
-    return runs | torch_own(name, of, args)
+    runs = {who: started(who, partial(_compiled, make, given)) for who, make in makers.items()}
+    runs |= {who: started(who, make) for who, make in torch_own(name, of, args).items()}
+    return {who: run for who, run in runs.items() if run}
 
 
-def _compiled(derivative: Callable, given: tuple) -> Run:
-    return partial(compiled(derivative, *given), *given)
+def _compiled(make: Callable[[], Callable], given: tuple) -> Run:
+    return partial(compiled(make(), *given), *given)
 
 
-def torch_own(name: str, of: str, args: tuple) -> dict[str, Run]:
+def torch_own(name: str, of: str, args: tuple) -> dict[str, Callable[[], Run]]:
     try:
         import torch
         from torch_twins import TWINS, to_torch
@@ -107,7 +109,7 @@ def torch_own(name: str, of: str, args: tuple) -> dict[str, Run]:
         return {}
     tensors = to_torch(args)
     make = lambda kind: partial(getattr(torch.func, kind)(TWINS[name]), *tensors)
-    return {f"torch {kind}": run for kind in TORCH[of] if (run := started(f"torch {kind}", lambda: make(kind)))}  # noqa: B023
+    return {f"torch {kind}": partial(make, kind) for kind in TORCH[of]}
 
 
 def started(who: str, make: Callable[[], Run]) -> Run | None:
@@ -137,8 +139,8 @@ def ratio(one: Sample, other: Sample) -> dict[str, float]:
     return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
-def measured(name: str, of: str, f: Callable, args: tuple, rounds: int) -> dict[str, Any]:
-    picked = gl.compare(f, *args, of=of)  # type: ignore[arg-type]
+def measured(name: str, of: Quantity, f: Callable, args: tuple, rounds: int) -> dict[str, Any]:
+    picked = gl.compare(f, *args, of=of)
     every = contenders(name, of, f, args, picked)
     runs = agreeing(every)
     samples = interleaved_once(runs, repeats=rounds)

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from gradlab.jaxprs.loops import while_constants
 from gradlab.jaxprs.program import Traced
-from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of, programs, scan_counts
+from gradlab.jaxprs.reading import CALLS, bound, called, host, jaxpr_of, programs, scan_counts
 from gradlab.types import PyTree
 
 # A value is a concrete array where it is known, a `ShapeDtypeStruct` where it is unknown and does not move with the
@@ -67,7 +67,7 @@ def digest(program: Traced) -> bytes:
     for constant in _constants(program.closed):
         state.update(f"{np.shape(constant)}{getattr(constant, 'dtype', type(constant))}".encode())
         if not isinstance(constant, jax.core.Tracer):
-            state.update(np.ascontiguousarray(_plain(constant)).tobytes())
+            state.update(np.ascontiguousarray(host(constant)).tobytes())
     return state.digest()
 
 
@@ -77,12 +77,6 @@ def _constants(closed: Any) -> Iterator[Any]:
         yield from (v.val for v in eqn.invars if isinstance(v, core.Literal))
         for inner in programs(eqn):
             yield from _constants(inner)
-
-
-def _plain(constant: Any) -> np.ndarray:
-    dtype: Any = getattr(constant, "dtype", None)
-    is_key = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(constant) if is_key else constant)
 
 
 def _shape(atom: Any) -> jax.ShapeDtypeStruct:

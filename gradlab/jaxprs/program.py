@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from gradlab.errors import UnsupportedModeError
-from gradlab.jaxprs.reading import CALLS, bound, called, jaxpr_of, programs, scan_counts
+from gradlab.jaxprs.reading import CALLS, bound, called, host, jaxpr_of, programs, scan_counts
 from gradlab.types import PyTree
 
 # Below this many numbers a constant costs the compiler nothing, and as an argument it would cost a transfer.
@@ -182,18 +182,12 @@ def _roundings(closed: Any, moves: list[bool]) -> Iterator[float]:
 
 def _marks(program: Any) -> Iterator[Any]:
     """Operators and constants in their order: two programs with the same compute the same."""
-    yield from (_plain(c) for c in getattr(program, "consts", ()))
+    yield from (host(c) for c in getattr(program, "consts", ()))
     for eqn in jaxpr_of(program).eqns:
         yield eqn.primitive.name
-        yield from (_plain(v.val) for v in eqn.invars if isinstance(v, core.Literal))
+        yield from (host(v.val) for v in eqn.invars if isinstance(v, core.Literal))
         for inner in programs(eqn):
             yield from _marks(inner)
-
-
-def _plain(constant: Any) -> np.ndarray:
-    dtype: Any = getattr(constant, "dtype", None)
-    is_key = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(constant) if is_key else constant)
 
 
 def _holds_floats(value: Any) -> bool:

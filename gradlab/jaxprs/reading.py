@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 # Operators that call one program with their own operands, by the parameter that holds it. Opening them changes nothing
@@ -47,6 +49,13 @@ def bound(eqn: Any, operands: list[Any]) -> list[Any]:
     """The results of one operator."""
     result = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(result) if eqn.primitive.multiple_results else [result]
+
+
+def host(constant: Any) -> np.ndarray:
+    """A constant's numbers in NumPy; those of a random key are its words."""
+    dtype: Any = getattr(constant, "dtype", None)
+    is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(constant) if is_key else constant)
 
 
 def scan_counts(eqn: Any) -> tuple[int, int]:

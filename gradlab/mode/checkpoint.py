@@ -9,7 +9,6 @@ from typing import Any, assert_never, get_args
 
 import jax
 
-from gradlab import inputs
 from gradlab.errors import OptionError, nearest
 from gradlab.jaxprs import trace
 from gradlab.jaxprs.rewriting import segmented, with_bodies_under
@@ -17,7 +16,7 @@ from gradlab.mode.support import Unary
 from gradlab.types import CheckpointPolicy, PyTree
 
 
-def rematerialized(f: Unary, x: PyTree, policy: CheckpointPolicy = "segments", segment: int | None = None) -> Unary:
+def rematerialized(f: Unary, x: PyTree, policy: CheckpointPolicy = "segments") -> Unary:
     """A function equal to f whose reverse mode keeps less: for a loop of n steps, √n states where f keeps n.
 
     What is not kept is computed once more on the way back: one more evaluation of f, for each level of loops in loops.
@@ -31,27 +30,26 @@ def rematerialized(f: Unary, x: PyTree, policy: CheckpointPolicy = "segments", s
         policy: `"segments"` cuts every `scan` of at least 4 steps into about √n segments and keeps where each begins;
             `"dots"` keeps the results of matrix products alone, and `"everything"` nothing within a step: both for f
             and for the body of every scan, of which each step's carry stays. `"none"` is f itself.
-        segment: the steps in a segment, instead of about √n; for `"segments"` alone.
 
     Returns:
         A function of one pytree with x's structure, shapes and dtypes.
 
     Raises:
-        OptionError: a policy that does not exist, or a segment that is no positive integer or has another policy.
+        OptionError: a policy that does not exist.
 
     >>> import jax.numpy as jnp
     >>> f = lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c) * x, None), x, length=100)[0]
     >>> bool(jnp.isclose(jax.grad(rematerialized(f, 1.5))(1.5), jax.grad(f)(1.5)))
     True
     """
-    require_policy(policy, segment)
+    require_policy(policy)
     if policy == "none":
         return f
     wrap = lambda a: a if hasattr(a, "dtype") else _Constant(a)
     program = trace(lambda x: jax.tree.map(wrap, f(x)), x)
     match policy:
         case "segments":
-            run = segmented(program, segment)
+            run = segmented(program)
         case "dots":
             keep = jax.checkpoint_policies.dots_saveable
             run = jax.checkpoint(with_bodies_under(program, keep), policy=keep)
@@ -71,13 +69,8 @@ class _Constant:
     value: Any
 
 
-def require_policy(policy: object, segment: object = None) -> None:
-    """Raise `OptionError` unless the policy exists, and the segment is None or a number of steps that goes with it."""
+def require_policy(policy: object) -> None:
+    """Raise `OptionError` unless the policy exists."""
     known = get_args(CheckpointPolicy)
     if policy not in known:
         raise OptionError(f"There is no policy {policy!r}; known are {', '.join(known)}.{nearest(policy, known)}")
-    inputs.require_count(segment, "segment", none=True)
-    if segment is not None and policy != "segments":
-        raise OptionError(
-            f"segment={segment!r} goes with policy='segments', but policy={policy!r}. Leave one of them out."
-        )

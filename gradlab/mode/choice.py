@@ -123,17 +123,22 @@ def _estimate(candidate: Candidate, x: PyTree) -> tuple[Estimate, Unary | None]:
     return Estimate(candidate.mode, "ok", cost.seconds(found, cost.rates()), found.peak_bytes, note), run
 
 
-def within(limit: int | None, directions: int, choose: Callable[[int | None], Choice]) -> Choice:
+def within(
+    limit: int | None, chunk_size: int | None, directions: int, choose: Callable[[int | None], Choice]
+) -> Choice:
     """The cheapest choice that fits into a limit of memory: all directions at once, or so many at a time that it does.
 
     Args:
         limit: bytes; None for what the device has, where it says so.
+        chunk_size: so many directions at a time, whatever they need; None where that may be chosen.
         directions: how many there are.
         choose: the cheapest candidate for a number of directions at a time, None for all at once.
 
     Returns:
         The first that fits of ever smaller chunks; with one direction at a time, whatever it needs.
     """
+    if chunk_size is not None:
+        return replace(choose(chunk_size), chunk_size=chunk_size)
     limit = limit or device_limit()
     found, chunk = choose(None), directions
     while limit is not None and found.bytes > limit and chunk > 1:

@@ -40,9 +40,7 @@ def choose(f: Unary, x: PyTree, options: Options) -> Choice:
     True
     """
     cheapest = lambda chunk: choice.cheapest(candidates(f, x, replace(options, chunk_size=chunk)), x, "hessian")
-    if options.chunk_size is not None:
-        return replace(cheapest(options.chunk_size), chunk_size=options.chunk_size)
-    return choice.within(options.memory_limit, trees.size(x), cheapest)
+    return choice.within(options.memory_limit, options.chunk_size, trees.size(x), cheapest)
 
 
 def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:

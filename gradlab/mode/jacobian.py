@@ -65,22 +65,20 @@ def choose(f: Unary, x: PyTree, options: Options) -> Choice:
     ('reverse', 'forward')
     """
     cheapest = lambda chunk: choice.cheapest(candidates(f, x, replace(options, chunk_size=chunk)), x, "jacobian")
-    if options.chunk_size is not None:
-        return replace(cheapest(options.chunk_size), chunk_size=options.chunk_size)
-    return choice.within(options.memory_limit, trees.size(x), cheapest)
+    return choice.within(options.memory_limit, options.chunk_size, trees.size(x), cheapest)
 
 
 def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     """Every mode of a Jacobian that can be worth it, the preferred first: the direction with fewer passes leads."""
-    value = _value(f, options)
-    m, n = trees.size(jax.eval_shape(value, x)), trees.size(x)
+    y = jax.eval_shape(_value(f, options), x)
+    m, n = trees.size(y), trees.size(x)
     take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
     plain = [choice.plain(d, take(d)) for d in (dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1])]
     few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
     if options.output == "bcoo":
         return [few]
     # One pass is all that there is where f takes or returns one number.
-    if min(m, n) == 1 or not all(map(_is_real, jax.tree.leaves((x, jax.eval_shape(value, x))))):
+    if min(m, n) == 1 or not all(map(_is_real, jax.tree.leaves((x, y)))):
         return plain
     return [*plain, few, Candidate("waist", lambda: cut(f, x, options))]
 

@@ -6,12 +6,10 @@ network-based variational Monte Carlo with forward Laplacian, Nature Machine Int
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.jet import jet
 
 from gradlab import jaxprs, trees
 from gradlab.errors import MissingExtraError, first_sentence
@@ -53,9 +51,7 @@ def choose(f: Unary, x: PyTree, chunk_size: int | None = None, memory_limit: int
     """The mode that is predicted to be the fastest within the limit of memory, and what is predicted of the others."""
     plain = lambda chunk: [choice.plain(mode, trace(f, mode, chunk)) for mode in PREFERENCE]
     cheapest = lambda chunk: choice.cheapest(plain(chunk), x, "laplacian")
-    if chunk_size is not None:
-        return replace(cheapest(chunk_size), chunk_size=chunk_size)
-    return choice.within(memory_limit, trees.size(x), cheapest)
+    return choice.within(memory_limit, chunk_size, trees.size(x), cheapest)
 
 
 def trace(f: Unary, mode: LaplacianMode, chunk_size: int | None = None) -> Unary:
@@ -122,6 +118,8 @@ def _by_hvps(f: Unary, x: PyTree) -> Callable[[PyTree], jax.Array]:
 
 def _by_taylor(f: Unary, x: PyTree) -> Callable[[PyTree], jax.Array]:
     """The second Taylor coefficient along a stack of directions, zero along none."""
+    from jax.experimental.jet import jet  # half of what importing gradlab's operators would take
+
     leaves, structure = jax.tree.flatten(x)
 
     def second(e: PyTree) -> jax.Array:

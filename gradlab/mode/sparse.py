@@ -13,7 +13,6 @@ from typing import Any, assert_never, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO
 
 from gradlab import trees
 from gradlab.errors import UnsupportedModeError
@@ -25,6 +24,8 @@ from gradlab.mode.sparsity import Sparsity, found
 from gradlab.mode.support import Unary, first_supported, obstacle
 from gradlab.types import Mixture, Output, PyTree
 
+# The largest index that a constant of places holds.
+LARGEST = 2**31 - 1
 # Below this many numbers a constant costs the compiler nothing.
 SMALL = 64
 # Relative rounding of a float32 product in bfloat16, in which accelerators may take it.
@@ -133,8 +134,14 @@ def _passes(apply: Unary, seeded: PyTree, sparsity: Sparsity, chunk_size: int | 
 
     Seeds are made by comparison inside the program: as a constant they would be `colors` times as large as x.
     """
+    results = jax.eval_shape(apply, seeded)
     if not sparsity.colors:
-        return jnp.zeros(0, jnp.result_type(*jax.tree.leaves(jax.eval_shape(apply, seeded))))
+        return jnp.zeros(0, jnp.result_type(*jax.tree.leaves(results)))
+    if sparsity.colors * trees.size(results) > LARGEST:
+        raise UnsupportedModeError(
+            f"mode 'sparse' would keep {sparsity.colors} passes of {trees.size(results):,} numbers, more than 32-bit "
+            "indices reach. Differentiate a part of the arguments at a time."
+        )
     color = _constant(sparsity.color)
 
     def one(number: jax.Array) -> jax.Array:
@@ -207,7 +214,9 @@ def _dense(data: jax.Array, rows: np.ndarray, columns: np.ndarray, out: tuple, i
     return kept.reshape((*out, *into))
 
 
-def _bcoo(data: jax.Array, rows: np.ndarray, columns: np.ndarray, out: tuple, into: tuple) -> BCOO:
+def _bcoo(data: jax.Array, rows: np.ndarray, columns: np.ndarray, out: tuple, into: tuple) -> Any:
+    from jax.experimental.sparse import BCOO  # brings SciPy, which not everybody who imports gradlab needs
+
     axes = [axis for flat, shape in ((rows, out), (columns, into)) if shape for axis in np.unravel_index(flat, shape)]
     indices = np.stack(axes, axis=-1) if axes else np.zeros((len(rows), 0))
     return BCOO((data, jnp.asarray(indices, jnp.int32)), shape=(*out, *into), indices_sorted=True, unique_indices=True)

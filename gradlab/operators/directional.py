@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from gradlab import inputs, trees
 from gradlab.errors import ShapeError
 from gradlab.mode import hvp as hvp_modes
-from gradlab.mode import jacobian as jacobian_modes
 from gradlab.mode.choice import Memory
-from gradlab.mode.jacobian import Options
-from gradlab.mode.support import explained
+from gradlab.mode.dense import DIRECTIONS, unchunked
+from gradlab.mode.support import explained, first_supported
 from gradlab.types import Fn, HvpMode, PyTree, Scalar, ScalarFn
 
 
@@ -49,7 +48,9 @@ def derivative(f: Fn) -> Callable[[Scalar | float], PyTree]:
                 "jax.vmap(gradlab.derivative(f)), or take gradlab.gradient or gradlab.jacobian."
             )
         inputs.output_shape(g, x)
-        return jacobian_modes.compute(g, x, "auto", Options())
+        # One number goes in, so forward mode is one pass and never the slower one.
+        direction = first_supported([(d, unchunked(g, d)) for d in DIRECTIONS], x, "derivative")
+        return unchunked(g, direction)(x)
 
     return slope
 
