@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradlab as gl
-from gradlab import reference
+from gradlab import reference, trees
 
 X = jnp.linspace(0.3, 1.4, 4)
 FIELD = lambda x: jnp.stack([jnp.sin(x).sum(), jnp.prod(x), x[0] ** 3])
@@ -74,3 +74,14 @@ def test_second_derivatives_are_judged(of):
 def test_precision_is_left_as_it_was():
     judged(FIELD, X, "jacobian", {"forward": gl.jacobian(FIELD)(X)})
     assert jnp.ones(()).dtype == jnp.float32
+
+
+def test_a_right_hessian_beside_a_kink_is_not_refuted():
+    """At two thirds of a step, a kink changes the second differences over the step, and over two of it, alike."""
+    x = np.float32([0.5])
+    v = np.asarray(trees.random_like(jax.random.key(1), x), float)
+    kink = x + v * (2 / 3) * np.finfo(float).eps ** 0.25
+    f = lambda x: jnp.sum(x**2 + np.sign(v) * jnp.maximum(np.sign(v) * (x - kink), 0.0))
+    hessian = jax.hessian(f)(x)
+    verdict = lambda given: judged(f, x, "hessian", {"forward_over_reverse": given})["forward_over_reverse"]
+    assert verdict(hessian)[1] and not verdict(2 * hessian)[1]
