@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead wolves blame modes checkpoint clean
+.PHONY: compare test lint format matrix overhead wolves blame modes checkpoint descend clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -46,6 +46,11 @@ modes: $(VENV)/.installed-test
 # What recomputing the states of a loop buys in memory, and costs in time.
 checkpoint: $(VENV)/.installed
 	@$(BIN)/python scripts/bench_checkpoint.py
+
+# Steps a second of the compiled loops, beside what people write by hand, and optimistix and PyTorch where installed.
+descend: $(VENV)/.installed-test
+	@$(BIN)/python scripts/bench_descend.py
+	@$(BIN)/python scripts/bench_descend.py --scaling
 
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml

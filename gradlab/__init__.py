@@ -25,18 +25,20 @@ _HOME = {
     ),
     "checking": ("Check", "Finding", "check"),
     "comparison": ("Comparison", "Row", "compare"),
+    "descent": ("Descent", "descend", "descent_loop"),
     "prediction": ("Prediction", "predict"),
     "mode.sparsity": ("Sparsity",),
     "errors": ("GradlabError",),
     "graphs": ("Blame", "Graph", "Node", "graph"),
 }
-_MODULES = ("errors", "losses", "models", "plots", "problems", "testing")
+_MODULES = ("distributed", "errors", "losses", "models", "plots", "problems", "testing")
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = tuple(sorted(_OWNER) + list(_MODULES))
 
 if TYPE_CHECKING:
+    from gradlab import distributed as distributed
     from gradlab import errors as errors
     from gradlab import losses as losses
     from gradlab import models as models
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from gradlab import testing as testing
     from gradlab.checking import Check, Finding, check
     from gradlab.comparison import Comparison, Row, compare
+    from gradlab.descent import Descent, descend, descent_loop
     from gradlab.errors import GradlabError
     from gradlab.graphs import Blame, Graph, Node, graph
     from gradlab.mode.sparsity import Sparsity

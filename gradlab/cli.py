@@ -1,4 +1,4 @@
-"""The `gradlab` command: compare, predict, calibrate, check, graph, blame, problems, info."""
+"""The `gradlab` command: compare, predict, calibrate, train, check, graph, blame, problems, info."""
 
 import dataclasses
 import sys
@@ -18,10 +18,12 @@ from rich.table import Table
 from gradlab import problems, report
 from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
+from gradlab.descent import descend
 from gradlab.errors import GradlabError, MissingExtraError, OptionError, TargetError
 from gradlab.graphs import graph
 from gradlab.mode import cost
 from gradlab.prediction import predict
+from gradlab.problems import digits
 from gradlab.targets import quantity, resolve
 from gradlab.types import Fn, Quantity
 
@@ -164,6 +166,47 @@ def calibrate_command(
     Console().print(table)
     print(f"Half of the programs that were timed are predicted within a factor of {factor:.2f}.")
     print(f"Kept in {calibration.keep(measured)}; remove the file to go back to the built-in rates.")
+
+
+@app.command("train")
+def train_command(
+    model: Annotated[str, typer.Option(help="softmax, mlp or attention.")] = "mlp",
+    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam or lbfgs.")] = "adam",
+    learning_rate: Annotated[float | None, typer.Option(help="Else one that suits the optimizer.")] = None,
+    steps: Annotated[int, typer.Option(help="At most so many.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Images a step; lbfgs takes all of them.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the split, the start and the batches.")] = 0,
+    checkpoint_dir: Annotated[Path | None, typer.Option(help="Save to this folder, and go on from it.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the history to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the history to this .png, .svg or .pdf.")] = None,
+) -> None:
+    """Train a classifier of handwritten digits, and say how many of the images that it has not seen it gets right."""
+    _require_writable(json=json, plot=plot)
+    recipe = digits.recipe(optimizer, learning_rate)
+    chosen = digits.classifier(model)
+    for_split, for_start, for_batches = jax.random.split(jax.random.key(seed), 3)
+    train, test = digits.split(key=for_split)
+    result = descend(
+        digits.cross_entropy(chosen),
+        chosen.init(for_start),
+        data=train,
+        optimizer=recipe,
+        steps=steps,
+        batch_size=None if optimizer == "lbfgs" else batch_size,
+        key=for_batches,
+        checkpoint_dir=checkpoint_dir,
+        progress=sys.stderr.isatty(),
+    )
+    right = digits.accuracy(chosen, result.params, test)
+    print(f"{model} by {optimizer}: {result}")
+    print(f"{right:.1%} of {len(test.labels)} images that it was not trained on are classified right.")
+    if json is not None:
+        content = {"training": result.to_dict(), "test_accuracy": right, "info": facts()}
+        report.write_atomically(json, report.to_json(content))
+    if plot is not None:
+        from gradlab import plots
+
+        plots.save(plots.descent(result, name=f"{model} by {optimizer}"), plot)
 
 
 @app.command("check")

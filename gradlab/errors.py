@@ -59,6 +59,18 @@ class MissingExtraError(GradlabError, ImportError):
     """An optional package is not installed, or does not work with this JAX."""
 
 
+class NonFiniteError(GradlabError, ValueError):
+    """Data or initial parameters hold NaN or infinities."""
+
+
+class CheckpointError(GradlabError, ValueError):
+    """A checkpoint belongs to another run, or its folder cannot be used."""
+
+
+class DistributedError(GradlabError, RuntimeError):
+    """Processes that should work together could not start, or one of them was lost."""
+
+
 class TargetError(GradlabError, ValueError):
     """A name that should lead to a function or a problem leads nowhere."""
 

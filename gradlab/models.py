@@ -188,6 +188,62 @@ def attention(width: int, *, heads: int = 1, initializer: Initializer = GLOROT) 
     return Model("attention", init, apply)
 
 
+def attention_classifier(
+    n_tokens: int,
+    n_features: int,
+    n_classes: int,
+    *,
+    width: int = 32,
+    heads: int = 4,
+    initializer: Initializer = GLOROT,
+) -> Model:
+    """One block of attention over the parts of an input, averaged and classified.
+
+    Tokens are embedded, with a learned position each; x + attention(x), then x + φ(x W) V; the mean over tokens gives
+    the logits.
+
+    Args:
+        n_tokens, n_features: how many parts, and the length of each, such as the rows of an image.
+        n_classes: the number of logits.
+        width, heads: of the attention.
+        initializer: draws every matrix.
+
+    Returns:
+        A model from `[..., n_tokens * n_features]` to logits of shape `[..., n_classes]`.
+
+    Raises:
+        OptionError: a size is not a positive integer, or heads does not divide width.
+
+    Source: Vaswani et al. (2017); Dosovitskiy et al., An image is worth 16x16 words (2021), with learned positions.
+
+    >>> model = attention_classifier(8, 8, 10)
+    >>> model.apply(model.init(jax.random.key(0)), jnp.ones((5, 64))).shape
+    (5, 10)
+    """
+    _require_sizes(n_tokens=n_tokens, n_features=n_features, n_classes=n_classes)
+    mix = attention(width, heads=heads, initializer=initializer)
+    think = mlp((width, 2 * width, width), initializer=initializer)
+
+    def init(key: Array) -> Params:
+        embed, position, mixing, thinking, classify = jax.random.split(key, 5)
+        return {
+            "embed": _linear(embed, n_features, width, initializer),
+            "position": 0.1 * jax.random.normal(position, (n_tokens, width)),
+            "mix": mix.init(mixing),
+            "think": think.init(thinking),
+            "classify": _linear(classify, width, n_classes, initializer),
+        }
+
+    def apply(params: Params, x: Array) -> Array:
+        tokens = x.reshape(*x.shape[:-1], n_tokens, n_features)
+        tokens = _affine(params["embed"], tokens) + params["position"]
+        tokens = tokens + mix.apply(params["mix"], tokens)
+        tokens = tokens + think.apply(params["think"], tokens)
+        return _affine(params["classify"], jnp.mean(tokens, axis=-2))
+
+    return Model("attention_classifier", init, apply)
+
+
 def rnn_cell(params: Params, state: Array, x: Array) -> Array:
     """One step of a plain recurrent network: tanh(x W + h U + b).
 

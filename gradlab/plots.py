@@ -7,10 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab.comparison import Comparison
+from gradlab.descent.result import Descent
 from gradlab.graphs.flow import Flow
 from gradlab.graphs.record import Node
 from gradlab.report import write_atomically
@@ -148,6 +150,32 @@ def flow(flows: Sequence[Flow], ax: Axes | None = None) -> Axes:
     ax.grid(alpha=0.25)
     if flows:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def descent(result: Descent, ax: Axes | None = None, *, name: str = "") -> Axes:
+    """Losses (left axis) and gradient norms (right axis, dashed) over the steps, both logarithmic where they can be.
+
+    Args:
+        result: what `descend` returned.
+        ax: where to draw; fresh axes where None.
+        name: the title; what the descent came to where it is empty.
+    """
+    ax = axes() if ax is None else ax
+    beside = ax.twinx()
+    steps = range(1, result.steps + 1)
+    ax.plot(steps, result.losses, color=COLORS[0])
+    beside.plot(steps, result.gradient_norms, "--", lw=1, color=COLORS[1])
+    for one, values, color, label in (
+        (ax, result.losses, COLORS[0], "loss"),
+        (beside, result.gradient_norms, COLORS[1], "norm of the gradient"),
+    ):
+        one.set_yscale("log" if len(values) and (values[np.isfinite(values)] > 0).all() else "linear")
+        one.set_ylabel(label, color=color)
+        one.spines["top"].set_visible(False)
+    ax.set_xlabel("step")
+    ax.set_title(name or f"{result.status} after {result.steps} steps", loc="left")
+    ax.grid(alpha=0.25)
     return ax
 
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 
@@ -15,6 +15,18 @@ Batch = PyTree  # what is not
 Fn = Callable[..., PyTree]
 ScalarFn = Callable[..., Scalar]
 Loss = Callable[..., Scalar]
+
+
+class Optimizer(Protocol):
+    """optax's pair of pure functions: `init(params) ↦ state`, `update(gradient, state, params) ↦ (updates, state)`."""
+
+    @property
+    def init(self) -> Callable[[Params], PyTree]: ...
+
+    @property
+    def update(self) -> Callable[..., tuple[PyTree, PyTree]]: ...
+
+
 Argnums = int | tuple[int, ...]
 
 Quantity = Literal["gradient", "jacobian", "hessian", "hvp", "laplacian"]

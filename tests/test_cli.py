@@ -180,3 +180,26 @@ def test_calibrate_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
     assert cost.origin() == "calibrated"
     assert json.loads((tmp_path / "new" / f"rates-{cost.platform()}.json").read_text())["call"] > 0
     assert run(capsys, "calibrate", "--budget", "0")[0] != 0
+
+
+def test_digits_are_trained_and_written_down(capsys, tmp_path):
+    files = ("--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png"))
+    code, out, err = run(capsys, "train", "--model", "softmax", "--steps", "60", "--seed", "3", *files)
+    assert code == 0 and err == "" and "softmax by adam: max_steps after 60 steps" in out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert len(found["training"]["losses"]) == 60 and f"{found['test_accuracy']:.1%} of 360 images" in out
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "mlq"), "Did you mean 'mlp'?"),
+        (("--optimizer", "adm"), "Did you mean 'adam'?"),
+        (("--optimizer", "lbfgs", "--learning-rate", "0.1"), "line search"),
+        (("--steps", "-1"), "steps must be"),
+    ],
+)
+def test_a_training_that_makes_no_sense_is_refused(capsys, arguments, said):
+    code, _, err = run(capsys, "train", *arguments)
+    assert code == 2 and said in err.replace("\n", " ")

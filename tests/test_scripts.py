@@ -17,6 +17,8 @@ PICTURES = (
     "softmax_pullback",
     "local_models",
     "vanishing_gradients",
+    "outliers",
+    "learning_rates",
 )
 
 
@@ -92,6 +94,25 @@ def test_bench_checkpoint_says_what_segments_save(tmp_path):
     printed = run("bench_checkpoint", tmp_path, "--only", "recurrent", "--rounds", "1", "--json", "out.json")
     rows = json.loads((tmp_path / "out.json").read_text())["cases"]["recurrent"]
     assert rows["segments"]["memory"] < 0.2 and "1/5 of the memory" in printed
+
+
+def test_train_digits_compares_optimizers(tmp_path):
+    printed = run("train_digits", tmp_path, "softmax")
+    right = [float(share) for share in re.findall(r"(\S+) of 360 right", printed)]
+    assert len(right) == 4 and min(right) >= 0.95
+    assert (tmp_path / "out/train_digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_sharded_trains_on_two_processes(tmp_path):
+    printed = run("train_sharded", tmp_path, "--steps", "30", "--model", "2")
+    assert "2 processes, mesh {'data': 2, 'model': 2}: max_steps after 30 steps" in printed
+
+
+def test_bench_descend_puts_every_loop_beside_the_scan(tmp_path):
+    run("bench_descend", tmp_path, "--only", "small", "--rounds", "2", "--json", "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["cases"]["small"]["contenders"]
+    assert {"hand-written scan", "gradlab.descent_loop", "gradlab.descend", "jitted Python loop"} <= set(rows)
+    assert rows["hand-written scan"]["ratio"] == 1.0
 
 
 def test_bench_graph_measures_one_case(tmp_path):

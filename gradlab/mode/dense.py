@@ -61,20 +61,27 @@ def assembled(column: Unary, x: PyTree, chunk_size: int) -> PyTree:
         x: the space of the directions.
         chunk_size: directions at a time.
     """
-    shapes = jax.eval_shape(column, x)
-    columns = in_chunks(column, x, chunk_size, axis=-1)
-    return jax.tree.map(lambda block, out: _split(block, x, out.shape, axis=-1), columns, shapes)
+    return by_input(in_chunks(column, x, chunk_size, axis=-1), x, jax.eval_shape(column, x))
+
+
+def by_input(columns: PyTree, x: PyTree, y: PyTree) -> PyTree:
+    """Columns, the axis of directions last, in JAX's structure: that of y, with x's structure at each leaf."""
+    return jax.tree.map(lambda block, out: _split(block, x, jnp.shape(out), axis=-1), columns, y)
 
 
 def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
     y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
-    rows = in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0)
+    jac = by_output(in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0), x, y)
+    return (jac, *aux) if has_aux else jac
+
+
+def by_output(rows: PyTree, x: PyTree, y: PyTree) -> PyTree:
+    """Rows, the axis of directions first, in JAX's structure: that of y, with x's structure at each leaf."""
     leaves, structure = jax.tree.flatten(y)
     parts = [jax.tree.leaves(_split(row, y, jnp.shape(leaf), axis=0)) for row, leaf in _with_shapes(rows, x)]
     inner = jax.tree.structure(x)
     rebuilt = [jax.tree.unflatten(inner, [part[i] for part in parts]) for i in range(len(leaves))]
-    jac = jax.tree.unflatten(structure, rebuilt)
-    return (jac, *aux) if has_aux else jac
+    return jax.tree.unflatten(structure, rebuilt)
 
 
 def _with_shapes(rows: PyTree, x: PyTree) -> list[tuple[jax.Array, Any]]:

@@ -5,10 +5,12 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gradlab import trees
-from gradlab.mode import choice, dense, sparse, waist
+from gradlab.mode import choice, dense, sharded, sparse, waist
 from gradlab.mode.choice import Candidate, Choice
+from gradlab.mode.dense import Direction
 from gradlab.mode.sparsity import Sparsity
 from gradlab.mode.support import Unary, explained
 from gradlab.types import JacobianMode, Output, PyTree
@@ -24,6 +26,7 @@ class Options:
         output: `"dense"`, or `"bcoo"` for sparse matrices, which `"sparse"` alone can give.
         pattern: of the derivative, where it is known beforehand.
         memory_limit: bytes, beyond which `auto` takes fewer directions at a time; None for what the device has.
+        mesh: the devices that the directions of a dense Jacobian are spread over; None for where x is.
     """
 
     chunk_size: int | None = None
@@ -31,6 +34,7 @@ class Options:
     output: Output = "dense"
     pattern: Sparsity | None = None
     memory_limit: int | None = None
+    mesh: Mesh | None = None
 
 
 def compute(f: Unary, x: PyTree, mode: JacobianMode, options: Options) -> Any:
@@ -50,11 +54,17 @@ def compute(f: Unary, x: PyTree, mode: JacobianMode, options: Options) -> Any:
         case "waist":
             return cut(f, x, options)[0](x)
         case "forward" | "reverse":
-            take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
-            others = lambda: [(name, take(name)) for name in dense.DIRECTIONS]
-            return explained(take(mode), x, mode, "jacobian", others)
+            others = lambda: [(name, plain(f, name, options)) for name in dense.DIRECTIONS]
+            return explained(plain(f, mode, options), x, mode, "jacobian", others)
         case _:
             assert_never(mode)
+
+
+def plain(f: Unary, direction: Direction, options: Options) -> Unary:
+    """`x ↦ J` from every direction, here or over a mesh."""
+    if options.mesh is None:
+        return dense.dense(f, direction, options.chunk_size, options.has_aux)
+    return sharded.sharded(f, direction, options.mesh, options.has_aux)
 
 
 def choose(f: Unary, x: PyTree, options: Options) -> Choice:
@@ -64,6 +74,8 @@ def choose(f: Unary, x: PyTree, options: Options) -> Choice:
     >>> picked(lambda x: jnp.sum(x**2), jnp.ones(500)), picked(lambda t: t * jnp.ones(500), 1.0)
     ('reverse', 'forward')
     """
+    if options.mesh is not None:
+        return choice.cheapest(candidates(f, x, options), x, "jacobian")
     cheapest = lambda chunk: choice.cheapest(candidates(f, x, replace(options, chunk_size=chunk)), x, "jacobian")
     return choice.within(options.memory_limit, options.chunk_size, trees.size(x), cheapest)
 
@@ -72,15 +84,15 @@ def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     """Every mode of a Jacobian that can be worth it, the preferred first: the direction with fewer passes leads."""
     y = jax.eval_shape(_value(f, options), x)
     m, n = trees.size(y), trees.size(x)
-    take = lambda d: dense.dense(f, d, options.chunk_size, options.has_aux)
-    plain = [choice.plain(d, take(d)) for d in (dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1])]
+    order = dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1]
+    both = [choice.plain(d, plain(f, d, options)) for d in order]
     few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
     if options.output == "bcoo":
         return [few]
     # One pass is all that there is where f takes or returns one number.
-    if min(m, n) == 1 or not all(map(_is_real, jax.tree.leaves((x, y)))):
-        return plain
-    return [*plain, few, Candidate("waist", lambda: cut(f, x, options))]
+    if options.mesh is not None or min(m, n) == 1 or not all(map(_is_real, jax.tree.leaves((x, y)))):
+        return both
+    return [*both, few, Candidate("waist", lambda: cut(f, x, options))]
 
 
 def colored(f: Unary, x: PyTree, options: Options, *, screened: bool = False) -> tuple[Unary, str]:

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, get_args
 
 import jax.numpy as jnp  # noqa: F401 - the examples use it
+from jax.sharding import Mesh
 
 from gradlab import inputs, trees
 from gradlab.errors import OptionError
@@ -19,8 +20,10 @@ from gradlab.mode import gradient as gradient_modes
 from gradlab.mode import hessian as hessian_modes
 from gradlab.mode import jacobian as jacobian_modes
 from gradlab.mode import laplacian as laplacian_modes
+from gradlab.mode import sharded
 from gradlab.mode.checkpoint import require_policy
 from gradlab.mode.choice import Memory
+from gradlab.mode.dense import DIRECTIONS
 from gradlab.mode.jacobian import Options
 from gradlab.mode.sparsity import Sparsity
 from gradlab.types import (
@@ -158,6 +161,7 @@ def jacobian(
     output: Output = "dense",
     sparsity: Sparsity | None = None,
     memory_limit: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[..., PyTree]:
     """All first derivatives at once: x ↦ J with J[i, j] = ∂fᵢ/∂xⱼ.
 
@@ -174,10 +178,14 @@ def jacobian(
         sparsity: the pattern, as `gradlab.sparsity` found it; else it is looked for once for each program.
         memory_limit: bytes. Where more would be needed, `"auto"` takes fewer directions at a time; None for what the
             device says that it has.
+        mesh: devices, such as `gradlab.distributed.mesh()`, over all of which the columns of mode `"forward"` or the
+            rows of `"reverse"` are spread; `"auto"` takes one of these two. As under `jit`, f's arguments
+            are traced and the program is compiled once for their shapes; what f closes over counts as constant.
 
     Returns:
         A function of f's arguments. The result has the structure that `jax.jacobian` gives: f's output, with the
-        input's structure at each leaf, and leaves of shape `[*output.shape, *input.shape]`.
+        input's structure at each leaf, and leaves of shape `[*output.shape, *input.shape]`. With a mesh, each leaf is
+        split along its columns or rows wherever the mesh's axes divide their number, and whole everywhere else.
 
     Raises:
         UnknownModeError, OptionError: an option that does not exist; at once.
@@ -192,7 +200,10 @@ def jacobian(
     """
     _require_dense_options(f, "jacobian", mode, argnums, chunk_size, memory_limit)
     _require_sparse_options("jacobian", mode, output, sparsity)
-    options = Options(chunk_size, has_aux, output, sparsity, memory_limit)
+    if mesh is not None:
+        sharded.require_mesh(mesh)
+        _require_mesh_alone(mode, chunk_size, output, sparsity, memory_limit)
+    options = Options(chunk_size, has_aux, output, sparsity, memory_limit, mesh)
     memory = Memory()
 
     @wraps(f)
@@ -205,7 +216,7 @@ def jacobian(
             return compute(mode, chunk_size)
         return memory.run((args, kwargs), x, lambda: jacobian_modes.choose(g, x, options), compute)
 
-    return take
+    return take if mesh is None else sharded.compiled(take, mesh)
 
 
 def hessian(
@@ -322,3 +333,20 @@ def _require_sparse_options(of: Quantity, mode: str, output: object, sparsity: o
     for name, given in (("output='bcoo'", output == "bcoo"), ("sparsity=", sparsity is not None)):
         if given and mode not in ("sparse", "auto"):
             raise OptionError(f"{of}({name}) goes with mode='sparse' or 'auto', but mode={mode!r}.")
+
+
+def _require_mesh_alone(
+    mode: str, chunk_size: int | None, output: Output, sparsity: Sparsity | None, memory_limit: int | None
+) -> None:
+    if mode not in (*DIRECTIONS, "auto"):
+        raise OptionError(
+            f"jacobian(mesh=) spreads the directions of mode='forward', 'reverse' or 'auto', but mode={mode!r} has "
+            "directions of its own. Leave one of them out."
+        )
+    named = {"chunk_size": chunk_size, "sparsity": sparsity, "memory_limit": memory_limit}
+    given = [f"{name}={value!r:.40}" for name, value in named.items() if value is not None]
+    given += ["output='bcoo'"] if output == "bcoo" else []
+    if given:
+        raise OptionError(
+            f"jacobian(mesh=) does not go with {given[0]}: every device takes its share at once. Leave one of them out."
+        )

@@ -10,11 +10,11 @@ publications named in each record's `source`.
 from typing import get_args
 
 from gradlab.errors import OptionError, TargetError, nearest
-from gradlab.problems import learning, numerics, one_way, science, shapes
+from gradlab.problems import digits, learning, numerics, one_way, science, shapes
 from gradlab.problems.record import Problem
 from gradlab.types import Quantity
 
-__all__ = ["TABLE", "Problem", "for_quantity", "get", "names"]
+__all__ = ["TABLE", "Problem", "digits", "for_quantity", "get", "names"]
 
 TABLE: tuple[Problem, ...] = (
     shapes.PROBLEMS + one_way.PROBLEMS + numerics.PROBLEMS + science.PROBLEMS + learning.PROBLEMS

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab.errors import MissingExtraError, OptionError
+from gradlab.problems import digits
 from gradlab.problems.record import Made, Problem
 from gradlab.types import PyTree
 
@@ -19,22 +19,6 @@ Array = jax.Array
 
 
 # Handwritten digits.
-
-
-def _digits(key: Array, size: int) -> tuple[Array, Array]:
-    """`size` images[n 64] of 8 x 8 pixels in [0, 1] and their labels[n], drawn without repetition."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtraError(
-            "The handwritten digits come with scikit-learn, which cannot be imported here. "
-            'Install it with: pip install "gradlab-jax[data]".'
-        ) from error
-    images, labels = load_digits(return_X_y=True)
-    if size > len(labels):
-        raise OptionError(f"size={size} images were asked for, and there are {len(labels)}. Give a smaller size.")
-    chosen = jax.random.permutation(key, len(labels))[:size]
-    return jnp.asarray(images / 16.0, float)[chosen], jnp.asarray(labels)[chosen]
 
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
@@ -59,7 +43,7 @@ def _make_digits_softmax(key: Array, size: int) -> Made:
     for_data, for_weight, for_bias = jax.random.split(key, 3)
     weight = jax.random.normal(for_weight, (64, 10)) / 8.0
     bias = 0.1 * jax.random.normal(for_bias, (10,))
-    return digits_softmax, ({"bias": bias, "weight": weight}, *_digits(for_data, size))
+    return digits_softmax, ({"bias": bias, "weight": weight}, *digits.load(for_data, size))
 
 
 def digits_mlp(params: PyTree, images: Array, labels: Array) -> Array:
@@ -78,7 +62,7 @@ def _make_digits_mlp(key: Array, size: int) -> Made:
         for_weight, for_bias = jax.random.split(layer_key)
         weight = jax.random.normal(for_weight, (wide_in, wide_out)) / wide_in**0.5
         params.append((weight, 0.1 * jax.random.normal(for_bias, (wide_out,))))
-    return digits_mlp, (params, *_digits(for_data, size))
+    return digits_mlp, (params, *digits.load(for_data, size))
 
 
 def digits_attention(params: PyTree, images: Array, labels: Array) -> Array:
@@ -108,7 +92,7 @@ def _make_digits_attention(key: Array, size: int) -> Made:
         name: jax.random.normal(one, shape) / shape[-2] ** 0.5
         for one, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
-    return digits_attention, (params, *_digits(for_data, size))
+    return digits_attention, (params, *digits.load(for_data, size))
 
 
 # Regression, mixtures, clusters.
