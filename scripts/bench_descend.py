@@ -1,6 +1,7 @@
 """Steps a second: `descent_loop` and `descend` beside the loops that people write, and other libraries.
 
-Run: python scripts/bench_descend.py [--rounds 15] [--only small digits] [--json scripts/results/descend-cpu.json]
+Run: python scripts/bench_descend.py [--rounds 15] [--only small digits] [--without torch.compile]
+         [--json scripts/results/descend-cpu.json]
 
 All run the same Adam steps on the same data, compiled beforehand, one after the other in each round; a ratio is the
 median over rounds of a contender's time over the hand-written scan's in the same round, with the middle half of those
@@ -156,10 +157,12 @@ CONTENDERS: dict[str, tuple[Callable[..., Run], str]] = {
 }
 
 
-def measure(case: str, rounds: int, console: Console) -> dict[str, Any]:
+def measure(case: str, rounds: int, without: list[str], console: Console) -> dict[str, Any]:
     *job, steps = CASES[case]()
     runs: dict[str, Run] = {}
     for name, (make, needs) in CONTENDERS.items():
+        if name in without:
+            continue
         if needs and importlib.util.find_spec(needs) is None:
             console.print(f"{name}: not installed, left out")
             continue
@@ -226,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", nargs="+", default=list(CASES))
+    parser.add_argument("--without", nargs="*", default=[], choices=list(CONTENDERS))
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--json")
     options = parser.parse_args()
@@ -234,7 +238,7 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", 8)
         results: dict[str, Any] = {"scaling": scaling(options.rounds, console)}
     else:
-        results = {"cases": {case: measure(case, options.rounds, console) for case in options.only}}
+        results = {"cases": {case: measure(case, options.rounds, options.without, console) for case in options.only}}
     if options.json:
         date = datetime.date.today().isoformat()
         write_atomically(options.json, to_json({**results, "info": facts(), "date": date}))

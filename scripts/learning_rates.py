@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 import gradlab as gl
 from gradlab.types import Loss, Params
 
-RATES, STEPS = jnp.logspace(-3, 1.5, 64), 300
+RATES, STEPS = jnp.logspace(-3, 1.5, 64), 200
 
 
 def final_losses(loss: Loss, params: Params) -> jax.Array:
@@ -28,7 +28,7 @@ def final_losses(loss: Loss, params: Params) -> jax.Array:
 
 @jax.jit(static_argnums=0)
 def largest_eigenvalue(loss: Loss, params: Params) -> jax.Array:
-    """λmax of the Hessian, by 100 power iterations: v ← H v / |H v|."""
+    """λmax of the Hessian, by 50 power iterations: v ← H v / |H v|."""
     flat, unravel = ravel_pytree(params)
     product = gl.hvp(lambda x: loss(unravel(x)))
 
@@ -37,13 +37,13 @@ def largest_eigenvalue(loss: Loss, params: Params) -> jax.Array:
         return image / jnp.linalg.norm(image), v @ image
 
     start = jax.random.normal(jax.random.key(0), flat.shape)
-    return jax.lax.scan(step, start / jnp.linalg.norm(start), length=100)[1][-1]
+    return jax.lax.scan(step, start / jnp.linalg.norm(start), length=50)[1][-1]
 
 
 def losses() -> dict[str, tuple[Loss, Params]]:
     """A quadratic loss and that of a small network, on handwritten digits."""
     train, _ = gl.problems.digits.split()
-    images, target = train.images[:512], jax.nn.one_hot(train.labels[:512], 10)
+    images, target = train.images[:256], jax.nn.one_hot(train.labels[:256], 10)
     line, net = gl.models.softmax_regression(64, 10), gl.models.mlp((64, 32, 10), activation=jnp.tanh)
     square = lambda model: lambda params: jnp.mean(gl.losses.l2(model.apply(params, images), target))
     return {

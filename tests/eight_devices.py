@@ -227,12 +227,11 @@ def placed(mesh):
     return start, distributed.shard(ROWS, mesh)
 
 
-@pytest.mark.parametrize("batch_size", [None, 12])
-@pytest.mark.parametrize("name", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize(("name", "batch_size"), [("adam", 12), ("lbfgs", None)])
 def test_a_descent_on_a_mesh_is_the_one_of_one_device_and_stays_placed(same, name, batch_size):
     mesh = distributed.mesh({"data": 4, "model": 2})
     start, rows = placed(mesh)
-    optimizer = {"sgd": optax.sgd(0.1), "adam": optax.adam(0.01), "lbfgs": optax.lbfgs()}[name]
+    optimizer = {"adam": optax.adam(0.01), "lbfgs": optax.lbfgs()}[name]
     run = lambda start, rows: gl.descend(residue, start, data=rows, optimizer=optimizer, steps=8, batch_size=batch_size)
     alone, spread = run(START, ROWS), run(start, rows)
     same(jax.device_get(spread.params), jax.device_get(alone.params), 1e-4)

@@ -20,7 +20,7 @@ import orbax.checkpoint  # noqa: F401 - loaded once, before the processes part
 from gradlab.descent import descend
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-STEPS = 400
+STEPS = 200
 
 
 def loss(params, batch):

@@ -1,7 +1,7 @@
 """The handwritten digits of scikit-learn: 1,797 images of 8 × 8 pixels in ten classes."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -78,6 +78,7 @@ def split(*, key: jax.Array | None = None, test: int = 360) -> tuple[Images, Ima
     return Images(*(leaf[test:] for leaf in shuffled)), Images(*(leaf[:test] for leaf in shuffled))
 
 
+@cache
 def classifier(name: str) -> Model:
     """A model from images to ten logits: `"softmax"`, `"mlp"` or `"attention"`.
 
@@ -118,8 +119,9 @@ def recipe(name: str, learning_rate: float | None = None) -> Optimizer:
     return make(usual if learning_rate is None else learning_rate)
 
 
+@cache
 def cross_entropy(model: Model) -> Loss:
-    """`loss(params, batch)`: the mean cross-entropy of a model over a batch of images, in nats.
+    """`loss(params, batch)`: the mean cross-entropy of a model over a batch of images, in nats; one function a model.
 
     Source: equation 5.10.
     """
