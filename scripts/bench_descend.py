@@ -1,6 +1,6 @@
 """Steps a second: `descent_loop` and `descend` beside the loops that people write, and other libraries.
 
-Run: python scripts/bench_descend.py [--rounds 15] [--only small digits] [--without torch.compile]
+Run: python scripts/bench_descend.py [--rounds 15] [--only tiny small digits] [--without torch.compile]
          [--json scripts/results/descend-cpu.json]
 
 All run the same Adam steps on the same data, compiled beforehand, one after the other in each round; a ratio is the
@@ -34,6 +34,14 @@ Run = Callable[[], Any]
 RATE = 3e-3
 
 
+def tiny() -> tuple[Any, Any, Any, int]:
+    """A line through 32 examples of 4 features: some milliseconds in all, so that every call of the host shows."""
+    model = gl.models.linear_regression(4)
+    x = jax.random.normal(jax.random.key(0), (32, 4))
+    loss = lambda params, batch: jnp.mean((model.apply(params, batch[0]) - batch[1]) ** 2)
+    return loss, model.init(jax.random.key(1)), (x, jnp.sum(jnp.sin(x), axis=1)), 500
+
+
 def small() -> tuple[Any, Any, Any, int]:
     """A network of 4, 16 and 1 units on 32 examples: some microseconds a step."""
     model = gl.models.mlp((4, 16, 1), activation=jnp.tanh)
@@ -51,7 +59,7 @@ def digits_sized() -> tuple[Any, Any, Any, int]:
     return digits.cross_entropy(model), model.init(jax.random.key(1)), data, 200
 
 
-CASES = {"small": small, "digits": digits_sized}
+CASES = {"tiny": tiny, "small": small, "digits": digits_sized}
 
 
 def scan(loss: Any, params: Any, data: Any, steps: int) -> Run:
@@ -124,9 +132,10 @@ def _torch(params: Any, data: Any, steps: int, prepare: Callable) -> Run:
     import torch
 
     regression = data[1].dtype == jnp.float32
+    params = params if isinstance(params, tuple) else ({"w": params["w"][:, None], "b": params["b"][None]},)
     layers = [torch.nn.Linear(*layer["w"].shape) for layer in params]
     active = torch.nn.Tanh() if regression else torch.nn.ReLU()
-    net = torch.nn.Sequential(layers[0], active, layers[1])
+    net = torch.nn.Sequential(*([layers[0], active, layers[1]] if len(layers) > 1 else layers))
     x = torch.tensor(np.asarray(data[0]))
     y = torch.tensor(np.asarray(data[1]), dtype=torch.float32 if regression else torch.long)
     cost = torch.nn.functional.mse_loss if regression else torch.nn.functional.cross_entropy

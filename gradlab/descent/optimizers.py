@@ -40,7 +40,7 @@ def _identity(value: Any, within: tuple[int, ...]) -> Hashable:
     if id(value) in within:  # a function that closes over itself
         return "itself", within.index(id(value))
     inner = lambda parts: tuple(_identity(part, (*within, id(value))) for part in parts)
-    if isinstance(value, (bool, int, float, complex, str, bytes)):
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return type(value).__name__, repr(value)
     if isinstance(value, FunctionType) and _is_optax(value):
         return value.__code__, inner(_closure(value).values()), inner(value.__defaults__ or ())

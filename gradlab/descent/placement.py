@@ -23,8 +23,8 @@ def settled(tree: PyTree, where: Sharding | None) -> PyTree:
     """Arrays on the device: those that are on several stay as they are, the others go to all that `where` names."""
 
     def settle(leaf: Any) -> jax.Array:
-        spread = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-        return leaf if spread else jax.device_put(leaf, where)
+        there = isinstance(leaf, jax.Array) and (where is None or len(leaf.sharding.device_set) > 1)
+        return leaf if there else jax.device_put(leaf, where)
 
     return jax.tree.map(settle, tree)
 

@@ -153,7 +153,9 @@ def all_finite(tree: PyTree) -> bool:
 
 def _failing(leaf: Any, passes: Callable[[Any, Any], Any]) -> int:
     """How many numbers of an array do not pass; by NumPy, which compiles nothing, where the array is in its reach."""
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+    if not jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact):
         return 0
-    near = jax.default_backend() == "cpu" and getattr(leaf, "is_fully_addressable", True)
-    return int(np.sum(~passes(np, np.asarray(leaf))) if near else jnp.sum(~passes(jnp, leaf)))
+    if jax.default_backend() == "cpu" and getattr(leaf, "is_fully_addressable", True):
+        passed = passes(np, np.asarray(leaf))
+        return 0 if passed.all() else int(np.sum(~passed))
+    return int(jnp.sum(~passes(jnp, leaf)))
