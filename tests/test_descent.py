@@ -140,10 +140,21 @@ def test_half_precision_keeps_its_dtype_and_its_norms():
 @pytest.mark.parametrize(("examples", "size"), [(10, 5), (10, 3), (7, 7), (5, 4), (9, 1)])
 def test_no_example_is_left_out_of_an_epoch(examples, size):
     steps = 3 * examples
-    order = np.asarray(batches.rows(jax.random.key(2), 0, 0, steps, size, examples)).reshape(-1)
+    order = np.asarray(batches.rows(jax.random.key(2), steps, size, examples)).reshape(-1)
     for epoch in order[: len(order) // examples * examples].reshape(-1, examples):
         assert sorted(epoch) == list(range(examples))
     assert len({tuple(epoch) for epoch in order.reshape(-1, examples)[:3]}) > 1 or examples == 1
+
+
+@pytest.mark.parametrize(("examples", "size", "capacity"), [(10, 3, 8), (7, 7, 4), (50, 4, 6), (5, 4, 1)])
+def test_each_step_finds_its_examples_wherever_its_call_begins(examples, size, capacity):
+    every = batches.rows(jax.random.key(2), 40, size, examples)
+    for starts in (range(0, 40, capacity), [0, 3, 4, 11, 30, 17, 2]):
+        orders = batches.Orders(jax.random.key(2), size, examples, capacity)
+        for step in starts:
+            order, offset = orders.around(step)
+            for i in range(min(capacity, 40 - step)):
+                assert (order[offset + i * size :][:size] == every[step + i]).all()
 
 
 def test_batches_are_those_of_the_pure_loop_also_across_stretches():

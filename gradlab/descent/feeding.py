@@ -32,14 +32,16 @@ class Arrays:
     def __init__(self, data: PyTree, batch_size: int | None, key: jax.Array | None, where: Sharding | None) -> None:
         self.data = None if data is None else placement.settled(data, where)
         self.shape = Shape(CAPACITY, batch_size)
-        self.key = placement.settled(key, where)
+        self.key, self.where, self.orders = key, where, None
+        if batch_size is not None:
+            self.orders = batches.Orders(key, batch_size, batches.length(data), CAPACITY)
 
     def calls(self, step: int) -> Iterator[tuple[PyTree, Draw | None]]:
         """The data and the draw of the calls from a step on: of the one that all steps of a stretch are made in."""
         draw = None
-        if self.shape.batch_size is not None:
-            epoch, offset = batches.place(step, self.shape.batch_size, batches.length(self.data))
-            draw = Draw(self.key, epoch, offset)
+        if self.orders is not None:
+            order, offset = self.orders.around(step)
+            draw = Draw(placement.settled(order, self.where), offset)
         yield self.data, draw
 
     def skip(self, steps: int) -> None:

@@ -41,10 +41,9 @@ class Carry(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Which batches some steps see: the key of all epochs, and where in which of them the first step starts."""
+    """Which batches some steps see: numbers of examples in their order, and where those of the first step begin."""
 
-    key: jax.Array | None
-    epoch: int | jax.Array
+    order: jax.Array
     offset: int | jax.Array
 
 
@@ -172,10 +171,13 @@ def _steps(
 ) -> tuple[Carry, jax.Array, jax.Array, jax.Array]:
     """Up to `limit` steps, none after the first one that converges or diverges."""
     kept = shape.batch_size is None and not shape.fresh
-    rows = None
-    if draw is not None and shape.batch_size is not None:
-        rows = batches.rows(*draw, shape.capacity, shape.batch_size, batches.length(data))
-    on_step = lambda i: batches.on_batch(loss, data, None if rows is None else rows[i])
+
+    def on_step(i: Any) -> ScalarFn:
+        if draw is None or shape.batch_size is None:
+            return batches.on_batch(loss, data, None)
+        at = draw.offset + i * shape.batch_size
+        return batches.on_batch(loss, data, jax.lax.dynamic_slice_in_dim(draw.order, at, shape.batch_size))
+
     kinds = jax.eval_shape(lambda c: evaluate(on_step(0), c.params, c.state, kept=kept), carry)
 
     def go_on(loop: Any) -> jax.Array:

@@ -87,9 +87,8 @@ def kept_gradient(state: PyTree) -> tuple[Scalar, Params] | None:
 
 def strong(leaf: Any) -> jax.Array:
     """A leaf as an array of a definite dtype, so that it has the same type before a loop and after it."""
-    return (
-        leaf if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended) else jnp.asarray(leaf, jnp.result_type(leaf))
-    )
+    dtype = jnp.result_type(leaf)
+    return leaf if jnp.issubdtype(dtype, jax.dtypes.extended) else jnp.asarray(leaf, dtype)
 
 
 def descent_loop(
@@ -137,7 +136,7 @@ def descent_loop(
             found = evaluate(value, *carry, kept=kept)
             return moved(optimizer, value, *carry, found), History(found.loss, found.norm)
 
-        rows = None if batch_size is None else batches.rows(key, 0, 0, steps, batch_size, batches.length(data))
+        rows = None if batch_size is None else batches.rows(key, steps, batch_size, batches.length(data))
         (params, state), history = jax.lax.scan(step, (params, state), rows, length=steps)
         return params, state, history
 
