@@ -235,6 +235,12 @@ def test_it_stops_at_the_first_step_that_is_not_finite_with_the_last_finite_para
         result.resume(10)
 
 
+def test_a_gradient_whose_squares_overflow_is_finite_all_the_same():
+    steep = lambda x: 1e25 * jnp.sum(x)
+    result = gl.descend(steep, jnp.ones(4), optimizer=optax.sgd(1e-26), steps=3)
+    assert result.status == "max_steps" and result.gradient_norms == pytest.approx([2e25] * 3)
+
+
 def test_a_last_update_that_overflows_is_seen():
     result = gl.descend(lambda x: 1e10 * x, 1.0, optimizer=optax.sgd(1e30), steps=1)
     assert result.status == "diverged" and "update of step 1" in result.message and float(result.params) == 1.0

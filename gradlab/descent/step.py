@@ -55,14 +55,20 @@ def _value_and_gradient(value: ScalarFn, params: Params) -> tuple[Scalar, Params
 
 
 def norm(gradient: Params) -> Scalar:
-    """√Σ|gᵢ|² over all leaves, in float32 at least: the squares of half precision soon overflow.
+    """√Σ|gᵢ|² over all leaves, in float32 at least, finite wherever the gradient is: a second sum is of small squares.
 
-    >>> float(norm({"w": jnp.full(4, 300, jnp.float16)}))
-    600.0
+    Source: the accumulators of Blue, A portable Fortran program to find the Euclidean norm of a vector (1978).
+
+    >>> float(norm({"w": jnp.full(4, 300, jnp.float16)})), float(norm(jnp.full(4, 2.0**100))) == 2.0**101
+    (600.0, True)
     """
     sizes = [jnp.abs(leaf) for leaf in jax.tree.leaves(gradient)]
     widest = jnp.result_type(jnp.float32, *sizes)
-    return jnp.sqrt(sum((jnp.sum(jnp.square(size.astype(widest))) for size in sizes), start=jnp.zeros((), widest)))
+    total = lambda scale: sum(
+        (jnp.sum(jnp.square(size.astype(widest) * scale)) for size in sizes), start=jnp.zeros((), widest)
+    )
+    plain, scale = jnp.sqrt(total(1)), 2.0 ** -(jnp.finfo(widest).maxexp // 2 + 16)
+    return jnp.where(jnp.isinf(plain), jnp.sqrt(total(scale)) / scale, plain)
 
 
 def moved(
