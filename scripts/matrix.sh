@@ -16,7 +16,7 @@ find_python() {
 }
 
 elsewhere=()
-for name in checkpoints cli page plots pytest_plugin readme scripts sharded_descent torch_twins; do
+for name in checkpoints cli distributed page plots pytest_plugin readme scripts sharded sharded_descent torch_twins; do
     elsewhere+=(--ignore "tests/test_$name.py")
 done
 summary=()
