@@ -183,6 +183,11 @@ def _leaf_like(a: Any, b: Any, name: str, of: str, path: tuple) -> jax.Array:
     return jnp.asarray(a, wanted)
 
 
+def is_traced(tree: PyTree) -> bool:
+    """Whether a leaf has no value yet, as under `jit`, `vmap` or `grad`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 @contextmanager
 def tracing() -> Iterator[None]:
     """A scope in which a function is traced; one that Python steers by a traced value gets an error that says so.

@@ -242,7 +242,6 @@ def test_a_descent_on_a_mesh_is_the_one_of_one_device_and_stays_placed(same, nam
 
 
 def test_a_descent_on_a_mesh_goes_on_from_its_checkpoint(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
     start, rows = placed(distributed.mesh({"data": 4, "model": 2}))
     run = lambda steps, folder: gl.descend(residue, start, data=rows, steps=steps, checkpoint_dir=folder)
     run(7, tmp_path)
@@ -256,6 +255,15 @@ def test_a_stream_of_unplaced_batches_goes_where_the_params_are(same):
     stream = lambda: (ROWS[i : i + 8] for i in range(0, 64, 8))
     alone, spread = (gl.descend(residue, params, data=stream(), steps=8) for params in (START, start))
     same(jax.device_get(spread.params), jax.device_get(alone.params), 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+def test_params_that_are_on_no_mesh_go_to_that_of_the_data(same, kind):
+    rows = distributed.shard(ROWS, distributed.mesh())
+    data = lambda rows: rows if kind == "arrays" else iter([rows] * 5)
+    alone, spread = (gl.descend(residue, START, data=data(x), steps=5) for x in (ROWS, rows))
+    same(jax.device_get(spread.params), jax.device_get(alone.params), 1e-4)
+    assert len(spread.params["w"].sharding.device_set) == 8
 
 
 def test_the_work_of_a_descent_falls_as_one_over_the_devices():

@@ -8,24 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from descents import DATA, START, l2, rosenbrock
 
 import gradlab as gl
 from gradlab.descent import batches
 from gradlab.descent.optimizers import Known, describe
 from gradlab.errors import OptionError
-
-X = jax.random.normal(jax.random.key(1), (50, 3))
-Y = X @ jnp.array([1.0, -2.0, 0.5]) + 0.3
-DATA = {"x": X, "y": Y}
-START = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-
-
-def l2(params, batch):
-    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
-
-
-def rosenbrock(x):
-    return jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
 
 
 def rows(tree, start, stop):
@@ -320,6 +308,31 @@ def test_custom_rules_hold_in_a_loss_that_closes_over_an_array():
         lambda x: jnp.sum((straight(x) - table) ** 2), jnp.zeros(100), optimizer=optax.sgd(0.5), steps=1
     )
     assert bits(result.params) == bits(table)
+
+
+def test_an_optimizer_is_told_by_the_names_of_its_numbers_too():
+    make = lambda low, high: optax.GradientTransformation(optax.identity().init, _bounded(low, high))
+    assert Known(make(None, 1.0)) == Known(make(None, 1.0)) != Known(make(1.0, None))
+    tables = lambda: optax.GradientTransformation(optax.identity().init, _bounded(([1.0],), {"a": {2}}))
+    assert isinstance(hash(Known(tables())), int)
+
+
+def _bounded(low, high):
+    """An update of optax's own making, as far as can be seen, that closes over two values."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda u: jnp.clip(u, low, high), updates), state
+
+    update.__module__ = "optax.bounded"
+    return update
+
+
+@pytest.mark.parametrize("names", [("value", "grad"), ("params", "count")])
+def test_params_may_have_the_names_of_what_a_line_search_keeps(names):
+    bowl = lambda params: sum(jnp.sum((leaf - 1.0) ** 2) for leaf in params.values())
+    result = gl.descend(bowl, dict.fromkeys(names, jnp.zeros(2)), optimizer=optax.lbfgs(), tol=1e-4, steps=20)
+    assert result.status == "converged"
 
 
 def test_optimizers_are_the_same_where_their_code_and_numbers_are():

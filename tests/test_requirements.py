@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from descents import DATA, START, X, Y, l2, rosenbrock
 
 import gradlab as gl
 from gradlab.errors import (
@@ -15,19 +16,6 @@ from gradlab.errors import (
     OptionError,
     ShapeError,
 )
-
-X = jnp.ones((50, 3))
-Y = jnp.ones(50)
-DATA = {"x": X, "y": Y}
-START = {"w": jnp.zeros(3), "b": jnp.zeros(())}
-
-
-def l2(params, batch):
-    return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
-
-
-def rosenbrock(x):
-    return jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
 
 
 @pytest.mark.parametrize(

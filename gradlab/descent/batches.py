@@ -79,5 +79,5 @@ def on_batch(loss: Loss, data: PyTree, rows: jax.Array | None) -> ScalarFn:
     """The loss of params alone, on the examples of these numbers; on all data for None."""
     if data is None:
         return loss
-    batch = data if rows is None else jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), data)
+    batch = data if rows is None else jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data)
     return lambda params: loss(params, batch)

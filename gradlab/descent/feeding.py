@@ -1,19 +1,21 @@
 """What the steps of a descent are fed with: arrays on the device, or batches from an iterator, drawn ahead."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from gradlab.descent import batches, placement
+from gradlab.descent import batches, devices
 from gradlab.descent.programs import Draw, Shape
 from gradlab.descent.requirements import require_batches
 from gradlab.errors import ArgumentError, OptionError
-from gradlab.types import PyTree
+from gradlab.types import Params, PyTree
 
-# Steps of one compiled call; its history has room for as many.
+# Steps of one compiled call, and calls of one step that wait on the device, until the host looks.
 CAPACITY = 1024
 
 
@@ -27,10 +29,8 @@ class Arrays:
         where: the devices of the params.
     """
 
-    most = CAPACITY
-
     def __init__(self, data: PyTree, batch_size: int | None, key: jax.Array | None, where: Sharding | None) -> None:
-        self.data = None if data is None else placement.settled(data, where)
+        self.data = None if data is None else devices.settled(data, where)
         self.shape = Shape(CAPACITY, batch_size)
         self.key, self.where, self.orders = key, where, None
         if batch_size is not None:
@@ -41,7 +41,7 @@ class Arrays:
         draw = None
         if self.orders is not None:
             order, offset = self.orders.around(step)
-            draw = Draw(placement.settled(order, self.where), offset)
+            draw = Draw(devices.settled(order, self.where), offset)
         yield self.data, draw
 
     def skip(self, steps: int) -> None:
@@ -52,17 +52,14 @@ class Stream:
     """Batches from an iterator, one a step; the next is drawn and sent while the device is at work on the one before.
 
     Args:
-        data: an iterable of pytrees of arrays.
+        source: an iterator of pytrees of arrays.
         where: the devices of the params, for arrays that are on none.
     """
 
     shape = Shape(1, fresh=True)
-    # Losses that wait on the device until the host looks.
-    most = CAPACITY
 
-    def __init__(self, data: Iterable[PyTree], where: Sharding | None) -> None:
-        self.source = iter(data)
-        self.where = where
+    def __init__(self, source: Iterator[PyTree], where: Sharding | None) -> None:
+        self.source, self.where = source, where
         self.waiting: list[PyTree] = []
 
     def _sent(self, batch: PyTree) -> PyTree:
@@ -72,7 +69,7 @@ class Stream:
                     f"A batch of the data holds a {type(leaf).__name__} at batch{jax.tree_util.keystr(path)}; expected "
                     "arrays. Convert it in the iterator, or close over it."
                 )
-        return placement.settled(batch, self.where)
+        return devices.settled(batch, self.where)
 
     def calls(self, step: int) -> Iterator[tuple[PyTree, None]]:
         """The batches from here on, each for a call of one step; it looks one ahead."""
@@ -90,29 +87,31 @@ class Stream:
 
     def skip(self, steps: int) -> None:
         """Drop the batches that earlier steps have seen."""
-        for _ in range(steps):
-            if next(self.source, None) is None:
-                return
+        deque(islice(self.source, steps), maxlen=0)
 
 
 Feed = Arrays | Stream
 
 
-def feed(data: PyTree, batch_size: int | None, key: jax.Array | None, where: Sharding | None) -> Feed:
-    """What a descent is fed with.
+def feed(params: Params, data: PyTree, batch_size: int | None, key: jax.Array | None) -> tuple[Feed, Sharding | None]:
+    """What a descent is fed with, and where its params go: to the devices that they or the data are on.
 
     Raises:
         OptionError, ShapeError: batch_size does not go with the data.
     """
     if not is_stream(data):
         require_batches(data, batch_size, key)
-        return Arrays(data, batch_size, key, where)
+        where = devices.whole((params, data))
+        return Arrays(data, batch_size, key, where), where
     if batch_size is not None:
         raise OptionError(
             f"batch_size={batch_size} goes with arrays, but data is a {type(data).__name__}, whose batches have a size "
             "of their own. Leave it out."
         )
-    return Stream(data, where)
+    source = iter(data)
+    first = list(islice(source, 1))
+    where = devices.whole((params, first))
+    return Stream(chain(first, source), where), where
 
 
 def is_stream(data: Any) -> bool:

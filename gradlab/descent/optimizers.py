@@ -8,7 +8,7 @@ what it reads beyond what it closes over cannot be seen.
 import functools
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import jax
@@ -43,7 +43,8 @@ def _identity(value: Any, within: tuple[int, ...]) -> Hashable:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return type(value).__name__, repr(value)
     if isinstance(value, FunctionType) and _is_optax(value):
-        return value.__code__, inner(_closure(value).values()), inner(value.__defaults__ or ())
+        defaults = (value.__defaults__, value.__kwdefaults__)
+        return value.__code__, inner(_closure(value).items()), inner(defaults)
     if isinstance(value, functools.partial):
         return "partial", inner((value.func, *value.args)), inner(sorted(value.keywords.items()))
     if isinstance(value, (tuple, list)):
@@ -52,7 +53,7 @@ def _identity(value: Any, within: tuple[int, ...]) -> Hashable:
         return type(value), inner(value.items())
     if isinstance(value, (np.ndarray, np.generic, jax.Array)) and np.size(value) <= FEW:
         return str(value.dtype), np.shape(value), np.asarray(plain(value)).tobytes()
-    return value if isinstance(value, Hashable) else _Same(value)
+    return value if _has_hash(value) else _Same(value)
 
 
 def plain(leaf: Any) -> Any:
@@ -73,21 +74,28 @@ class _Same:
         return id(self.value)
 
 
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:  # also of a record that may be hashed and holds what may not
+        return False
+    return True
+
+
 def _is_optax(f: FunctionType) -> bool:
     return (f.__module__ or "").split(".")[0] == "optax"
 
 
 def _closure(f: FunctionType) -> dict[str, Any]:
     """What a function closes over, by name."""
-    cells = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+    return {name: _content(cell) for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)}
 
 
-def _filled(cell: Any) -> bool:
+def _content(cell: CellType) -> Any:
     try:
-        return cell.cell_contents is not None
+        return cell.cell_contents
     except ValueError:  # not assigned yet
-        return False
+        return None
 
 
 def describe(optimizer: Optimizer) -> str:
@@ -110,7 +118,7 @@ def _describe(value: Any, within: tuple[int, ...]) -> str:
     if not _is_optax(value):
         return f"{value.__module__}.{value.__qualname__}"
     name = value.__qualname__.split(".")[0]
-    inner = {n: v for n, v in _closure(value).items() if id(v) not in within}
+    inner = {n: v for n, v in _closure(value).items() if v is not None and id(v) not in within}
     told = {n: _describe(v, (*within, id(value))) for n, v in inner.items()}
     if list(inner) == ["tx"]:  # takes any number of extra arguments, and is the same otherwise
         return told["tx"]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from gradlab.descent import batches, placement
+from gradlab import inputs
+from gradlab.descent import batches, devices
 from gradlab.descent.optimizers import Known
 from gradlab.descent.requirements import example, require_loss
 from gradlab.descent.step import evaluate, moved, strong
@@ -100,9 +101,9 @@ def start(known: Known, params: Params, where: Sharding | None) -> Carry:
     """The carry of the first step, in buffers of its own."""
     if where is not None and len(where.device_set) > 1:
         # Run operator by operator, the optimizer puts its state where the params are; compiled, it would not.
-        params = placement.settled(params, where)
+        params = devices.settled(params, where)
         carry = _first(known.optimizer, params)
-        return placement.copied(placement.settled(carry, where))
+        return devices.copied(devices.settled(carry, where))
     return _started(known, params)
 
 
@@ -118,7 +119,7 @@ def _first(optimizer: Optimizer, params: Params) -> Carry:
 
 
 def program(loss: Loss, known: Known, shape: Shape, *args: Any) -> Program:
-    """The program for arguments of these shapes and placements: compiled, or as it was kept from an earlier call.
+    """The program for arguments of these shapes and devicess: compiled, or as it was kept from an earlier call.
 
     Args:
         loss, known: of the descent. As with `jax.jit`, what the loss closes over is read once.
@@ -151,13 +152,13 @@ def _compile(loss: Loss, optimizer: Optimizer, shape: Shape, args: Any) -> Progr
     batch = example(data, shape.batch_size)
     require_loss(loss, carry.params, batch)
     pure, constants = hoist(loss, carry.params, *(() if data is None else (batch,)))
-    if any(isinstance(c, jax.core.Tracer) for c in jax.tree.leaves(constants)):
+    if inputs.is_traced(constants):
         raise ArgumentError(
             "descend runs on the host and cannot be traced, but the loss closes over a traced value. Inside jit, vmap "
             "or grad, take gradlab.descent_loop."
         )
-    whole = placement.whole(carry)
-    constants = placement.settled(constants, whole)
+    whole = devices.whole(carry)
+    constants = devices.settled(constants, whole)
     # Without constants the loss itself is compiled: its program is the same, with its names.
     run = lambda constants, *args: _steps(partial(pure, constants) if constants else loss, optimizer, shape, *args)
     # What comes out of one call goes into the next: it stays where it is.

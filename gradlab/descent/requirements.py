@@ -7,16 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gradlab import inputs
 from gradlab.errors import ArgumentError, NonFiniteError, NotScalarError, OptionError, ShapeError
-from gradlab.types import Loss, Params, PyTree
+from gradlab.types import Loss, Optimizer, Params, PyTree
 
 
 def require_job(
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     params: Params,
     data: PyTree,
     batch_size: int | None,

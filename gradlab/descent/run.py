@@ -10,9 +10,9 @@ import numpy as np
 import optax
 
 from gradlab import inputs
-from gradlab.descent import placement
+from gradlab.descent import devices
 from gradlab.descent.checkpoints import Checkpoints, mark
-from gradlab.descent.feeding import Arrays, Feed, feed, is_stream
+from gradlab.descent.feeding import CAPACITY, Arrays, Feed, feed, is_stream
 from gradlab.descent.optimizers import Known
 from gradlab.descent.programs import DIVERGED, RUNNING, Carry, program, start
 from gradlab.descent.requirements import all_finite, require_finite, require_options
@@ -23,6 +23,7 @@ from gradlab.types import Loss, Optimizer, Params, PyTree
 
 # How long the device works before the host looks: often enough for a hand on Ctrl-C, rarely enough to cost nothing.
 STRETCH_SECONDS = 0.25
+SGD = optax.sgd(1e-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def descend(
     params: Params,
     *,
     data: PyTree = None,
-    optimizer: Optimizer = optax.sgd(1e-2),  # noqa: B008 - a pair of pure functions
+    optimizer: Optimizer = SGD,
     steps: int = 1000,
     batch_size: int | None = None,
     key: jax.Array | None = None,
@@ -93,12 +94,12 @@ def descend(
         loss: `loss(params)`, or `loss(params, batch)` where there are data; one real number.
         params: a pytree of floating or complex arrays, which is left as it is; arrays that are placed stay placed.
         data: a pytree of arrays, or an iterator of batches, of which each step takes one.
-        optimizer: any of optax's, those that search along a line included.
+        optimizer: any of optax's, those that search along a line included; `optax.sgd(1e-2)` where none is given.
         steps: at most so many.
         batch_size: of arrays, so many examples (entries of the leading axes) a step: each once an epoch, in a new order
             each epoch, none left out. All of them for None.
         key: the random key that orders them; `jax.random.key(0)` where there is none.
-        tol: stop at the first step whose gradient has a norm of at most this.
+        tol: stop at the first step whose gradient has a norm of at most this, in units of the loss over the params.
         checkpoint_dir: a folder to save to, and to go on from: the same call, made again after whatever ended the first
             one, ends with the same bits as if it had not been ended. Needs the extra `checkpoint`.
         checkpoint_every: save after every so many steps, and at the end; a tenth of all steps where it is not given.
@@ -130,8 +131,7 @@ def descend(
     require_options(optimizer, steps, tol, checkpoint_dir, checkpoint_every)
     inputs.require_differentiable(params, "params")
     _require_values(params, data)
-    where = placement.whole(params)
-    source = feed(data, batch_size, key, where)
+    source, where = feed(params, data, batch_size, key)
     require_finite(params, source.data if isinstance(source, Arrays) else None)
     known = Known(optimizer)
     carry = start(known, params, where)
@@ -144,7 +144,7 @@ def descend(
 
 def _require_values(params: Params, data: PyTree) -> None:
     arrays = params if is_stream(data) else (params, data)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+    if inputs.is_traced(arrays):
         raise ArgumentError(
             "descend runs on the host and cannot be traced, but params or data are. Inside jit, vmap or grad, take "
             "gradlab.descent_loop."
@@ -180,7 +180,7 @@ def _descend(job: Job, position: Position, target: int) -> Descent:
 def _resumed(job: Job, position: Position, steps: int) -> Descent:
     inputs.require_count(steps, "steps")
     # The copy is given to the device to be overwritten; the result that is resumed stays.
-    return _descend(job, replace(position, carry=placement.copied(position.carry)), position.step + steps)
+    return _descend(job, replace(position, carry=devices.copied(position.carry)), position.step + steps)
 
 
 def _stretch(job: Job, position: Position, most: int) -> Position:
@@ -192,7 +192,7 @@ def _stretch(job: Job, position: Position, most: int) -> Position:
     for data, draw in job.feed.calls(position.step):
         run = program(job.loss, job.known, job.feed.shape, carry, data, draw, 1, tol)
         began = began or time.perf_counter()
-        wanted = min(most, run.steps_in(STRETCH_SECONDS), job.feed.most)
+        wanted = min(most, run.steps_in(STRETCH_SECONDS), CAPACITY)
         count = min(max(wanted - sent, 1), job.feed.shape.capacity)
         carry, *seen = run(carry, data, draw, count, tol)
         calls.append(seen)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from gradlab.errors import OptionError, ShapeError, nearest
 from gradlab.inputs import require_count
@@ -82,11 +82,11 @@ def shard(data: PyTree, mesh: Mesh, axis: Axis = "data") -> PyTree:
     parts = _parts(mesh, axis)
     sharding = NamedSharding(mesh, PartitionSpec(axis))
 
-    def put(path: tuple, leaf: Any) -> jax.Array:
+    def place(path: tuple, leaf: Any) -> jax.Array:
         _require_rows(path, leaf, parts, f"axis {axis!r} of the mesh has {parts} devices")
-        return _put(leaf, sharding)
+        return put(leaf, sharding)
 
-    return jax.tree_util.tree_map_with_path(put, data)
+    return jax.tree_util.tree_map_with_path(place, data)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -105,10 +105,11 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     True
     """
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: _put(leaf, sharding), tree)
+    return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def put(leaf: Any, sharding: Sharding) -> jax.Array:
+    """An array or a number where a sharding says; with several processes, the same value on each."""
     if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     # device_put would send the whole of it to all processes to compare, and take a NaN for a difference.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab import trees
+from gradlab import inputs, trees
 from gradlab.errors import UnsupportedModeError
 from gradlab.jaxprs import trace
 from gradlab.mode import hvp
@@ -272,7 +272,7 @@ def probe(f: Unary, x: PyTree, sparsity: Sparsity) -> bool:
     draw = np.random.default_rng(0)
     random = lambda tree: jax.tree.map(lambda a: draw.standard_normal(jnp.shape(a)).astype(jnp.result_type(a)), tree)
     products = jax.jit(lambda x, v, w: _pairs(f, x, v, w, sparsity))(x, random(x), random(y))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(products)):
+    if inputs.is_traced(products):
         return False
     rounding = trace(f, x).rounding
     if jax.default_backend() != "cpu" and rounding > jnp.finfo(jnp.float64).eps:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import jax
-
+from gradlab import inputs
 from gradlab.errors import UnsupportedModeError, first_sentence
 from gradlab.jaxprs import lacks_forward_rule, trace
 from gradlab.types import PyTree
@@ -90,7 +89,7 @@ def explained(
         advice = f"These modes can run here: {', '.join(runs)}." if runs else "No other mode can run here either."
         return UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {reason}. {advice}")
 
-    if pushes and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+    if pushes and inputs.is_traced(x):
         reason = obstacle(compute, x)
         if reason is not None:
             raise refusal(reason)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from gradlab.distributed.placement import put
 from gradlab.types import PyTree
 
 
@@ -24,7 +25,7 @@ def settled(tree: PyTree, where: Sharding | None) -> PyTree:
 
     def settle(leaf: Any) -> jax.Array:
         there = isinstance(leaf, jax.Array) and (where is None or len(leaf.sharding.device_set) > 1)
-        return leaf if there else jax.device_put(leaf, where)
+        return leaf if there else jax.device_put(leaf) if where is None else put(leaf, where)
 
     return jax.tree.map(settle, tree)
 
