@@ -18,7 +18,6 @@ from rich.table import Table
 from gradlab import problems, report
 from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
-from gradlab.descent import descend
 from gradlab.errors import GradlabError, MissingExtraError, OptionError, TargetError
 from gradlab.graphs import graph
 from gradlab.mode import cost
@@ -181,6 +180,8 @@ def train_command(
     plot: Annotated[Path | None, typer.Option(help="Draw the history to this .png, .svg or .pdf.")] = None,
 ) -> None:
     """Train a classifier of handwritten digits, and say how many of the images that it has not seen it gets right."""
+    from gradlab.descent import descend  # with optax, which no other command needs
+
     _require_writable(json=json, plot=plot)
     recipe = digits.recipe(optimizer, learning_rate)
     chosen = digits.classifier(model)

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from io import BytesIO, StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab.comparison import Comparison
-from gradlab.descent.result import Descent
 from gradlab.graphs.flow import Flow
 from gradlab.graphs.record import Node
 from gradlab.report import write_atomically
+
+if TYPE_CHECKING:  # it would load optax
+    from gradlab.descent.result import Descent
 
 COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#787774")
 
@@ -153,7 +155,7 @@ def flow(flows: Sequence[Flow], ax: Axes | None = None) -> Axes:
     return ax
 
 
-def descent(result: Descent, ax: Axes | None = None, *, name: str = "") -> Axes:
+def descent(result: "Descent", ax: Axes | None = None, *, name: str = "") -> Axes:
     """Losses (left axis) and gradient norms (right axis, dashed) over the steps, both logarithmic where they can be.
 
     Args:

@@ -79,6 +79,22 @@ def scan(loss: Any, params: Any, data: Any, steps: int) -> Run:
     return lambda: run(params, data)
 
 
+def bare(loss: Any, params: Any, data: Any, steps: int) -> Run:
+    """The same scan without a record of anything, as optimistix and the loops of PyTorch go."""
+    optimizer = optax.adam(RATE)
+
+    @jax.jit
+    def run(params: Any, data: Any) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params, data), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+
+    return lambda: run(params, data)
+
+
 def loop(loss: Any, params: Any, data: Any, steps: int) -> Run:
     run = jax.jit(gl.descent_loop(loss, optax.adam(RATE), steps=steps))
     return lambda: run(params, data)
@@ -157,6 +173,7 @@ def _torch(params: Any, data: Any, steps: int, prepare: Callable) -> Run:
 
 CONTENDERS: dict[str, tuple[Callable[..., Run], str]] = {
     "hand-written scan": (scan, ""),
+    "scan without records": (bare, ""),
     "gradlab.descent_loop": (loop, ""),
     "gradlab.descend": (descend, ""),
     "jitted Python loop": (python, ""),

@@ -1,8 +1,9 @@
-"""Row 5.3 of the tutorial: a line fitted to points of which some are far off, by the L1 loss and by the L2 loss.
+"""Row 5.3 of the tutorial: a line fitted to points of which some are far off, by the L2 loss, Huber's and the L1 loss.
 
 Run: python scripts/outliers.py    draws out/outliers.png
 
-The derivative of L2 grows with the distance, so a few outliers pull the line; that of L1 has one size for all of them.
+The derivative of L2 grows with the distance, so a few outliers pull the line; that of L1 has one size for all of them;
+Huber's is L2's near the line and L1's beyond.
 """
 
 from collections.abc import Callable
@@ -38,11 +39,12 @@ def main() -> None:
     ax.plot(x, y, "o", ms=4, color="#787774", label=f"{POINTS} points, {OUTLIERS} of them outliers")
     ax.plot(x, SLOPE * x + SHIFT, ":", color="#1b1f24", label="the line that they come from")
     print(f"the line:  y = {SLOPE:.2f} x {SHIFT:+.2f}")
-    for name, loss, color in (("L2", gl.losses.l2, gl.plots.COLORS[1]), ("L1", gl.losses.l1, gl.plots.COLORS[0])):
+    losses = {"L2": gl.losses.l2, "Huber": gl.losses.huber, "L1": gl.losses.l1}
+    for (name, loss), color in zip(losses.items(), gl.plots.COLORS, strict=False):
         found = fit(loss, x, y).params
         slope, shift = float(found["w"][0]), float(found["b"])
         off = float(jnp.max(jnp.abs((slope - SLOPE) * x + shift - SHIFT)))
-        print(f"{name} finds: y = {slope:.2f} x {shift:+.2f}, at most {off:.2f} from it")
+        print(f"{name:5} finds: y = {slope:.2f} x {shift:+.2f}, at most {off:.2f} from it")
         ax.plot(x, slope * x + shift, color=color, label=f"{name}: y = {slope:.2f} x {shift:+.2f}")
     ax.legend(frameon=False)
     ax.set(xlabel="x", ylabel="y")

@@ -18,8 +18,7 @@ import gradlab as gl
 from gradlab.problems import digits
 from gradlab.types import Loss, Params
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "lbfgs")
-COLORS = dict(zip(OPTIMIZERS, gl.plots.COLORS, strict=False))
+COLORS = dict(zip(digits.OPTIMIZERS, gl.plots.COLORS, strict=False))
 # Of batches of 64; a step of lbfgs sees all images, and makes more of them.
 STEPS, LBFGS_STEPS = 1000, {"softmax": 30, "mlp": 60, "attention": 120}
 
@@ -41,7 +40,7 @@ def compare(name: str, ax: Axes) -> None:
     model = digits.classifier(name)
     loss, start = digits.cross_entropy(model), model.init(jax.random.key(1))
     data, unseen = digits.split()
-    for optimizer in OPTIMIZERS:
+    for optimizer in digits.OPTIMIZERS:
         steps = LBFGS_STEPS[name] if optimizer == "lbfgs" else STEPS
         result = train(loss, start, data, optimizer, steps)
         right = digits.accuracy(model, result.params, unseen)
@@ -59,7 +58,9 @@ def surface(ax: Axes) -> None:
     loss, start = digits.cross_entropy(model), model.init(jax.random.key(1))
     data, _ = digits.split()
     unravel = ravel_pytree(start)[1]
-    paths = {name: path(loss, start, data, name, *((8, 1) if name == "lbfgs" else (30, 10))) for name in OPTIMIZERS}
+    paths = {
+        name: path(loss, start, data, name, *((8, 1) if name == "lbfgs" else (30, 10))) for name in digits.OPTIMIZERS
+    }
     every = np.concatenate(list(paths.values()))
     middle = every.mean(axis=0)
     plane = np.linalg.svd(every - middle, full_matrices=False)[2][:2]

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint  # noqa: F401 - loaded once, before the processes part
 
 from gradlab.descent import descend
+from gradlab.descent.checkpoints import orbax
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 STEPS = 200
@@ -68,6 +68,7 @@ def killed(child, folder, draw):
 
 
 def main(folder, kills, seed):
+    orbax()  # loaded once, before the processes part
     draw, done = random.Random(seed), 0
     whole, resumed, checkpoints = (Path(folder, name) for name in ("whole.bin", "resumed.bin", "run"))
     os.waitpid(apart(lambda: whole.write_bytes(run())), 0)

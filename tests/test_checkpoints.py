@@ -17,7 +17,6 @@ import gradlab as gl
 from gradlab.descent.optimizers import plain
 from gradlab.errors import CheckpointError, MissingExtraError
 
-pytest.importorskip("orbax.checkpoint")
 ROOT = Path(__file__).parent.parent
 X = jax.random.normal(jax.random.key(1), (50, 3))
 START = {"w": jnp.zeros(3)}

@@ -10,7 +10,6 @@ import pytest
 from gradlab import distributed
 from gradlab.errors import DistributedError
 
-pytest.importorskip("orbax.checkpoint")
 ROOT = Path(__file__).parent.parent
 JOB = """
 import os, signal, sys

@@ -1,12 +1,10 @@
 """The handwritten digits of scikit-learn: 1,797 images of 8 × 8 pixels in ten classes."""
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gradlab import models
 from gradlab.errors import MissingExtraError, OptionError, nearest
@@ -16,12 +14,7 @@ from gradlab.types import Loss, Optimizer, Params
 
 SIZE = 1797
 CLASSIFIERS = ("softmax", "mlp", "attention")
-RECIPES: dict[str, tuple[Callable[..., Optimizer], float | None]] = {
-    "sgd": (optax.sgd, 0.2),
-    "momentum": (partial(optax.sgd, momentum=0.9), 0.05),
-    "adam": (optax.adam, 5e-3),
-    "lbfgs": (optax.lbfgs, None),
-}
+OPTIMIZERS = ("sgd", "momentum", "adam", "lbfgs")
 
 
 class Images(NamedTuple):
@@ -107,16 +100,23 @@ def recipe(name: str, learning_rate: float | None = None) -> Optimizer:
     Raises:
         OptionError: a name that is none, or a learning rate for `lbfgs`.
     """
-    if name not in RECIPES:
-        raise OptionError(
-            f"There is no optimizer {name!r} here; known are {', '.join(RECIPES)}.{nearest(name, RECIPES)}"
-        )
-    make, usual = RECIPES[name]
-    if usual is None:
-        if learning_rate is not None:
-            raise OptionError(f"{name} finds its step by a line search, but learning_rate={learning_rate} was given.")
-        return make()
-    return make(usual if learning_rate is None else learning_rate)
+    import optax  # here, for the table of problems does without
+
+    if name == "lbfgs" and learning_rate is not None:
+        raise OptionError(f"lbfgs finds its step by a line search, but learning_rate={learning_rate} was given.")
+    rate = lambda usual: usual if learning_rate is None else learning_rate
+    match name:
+        case "sgd":
+            return optax.sgd(rate(0.2))
+        case "momentum":
+            return optax.sgd(rate(0.05), momentum=0.9)
+        case "adam":
+            return optax.adam(rate(5e-3))
+        case "lbfgs":
+            return optax.lbfgs()
+        case _:
+            known = ", ".join(OPTIMIZERS)
+            raise OptionError(f"There is no optimizer {name!r} here; known are {known}.{nearest(name, OPTIMIZERS)}")
 
 
 @cache
