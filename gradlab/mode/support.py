@@ -27,6 +27,7 @@ def obstacle(compute: Callable[..., Any], *args: PyTree) -> str | None:
     Returns:
         The first sentence of the error, or None.
 
+    >>> import jax
     >>> loop = lambda x: jax.lax.while_loop(lambda c: c < 3.0, lambda c: c * x, x)
     >>> obstacle(jax.grad(loop), 1.5)[:34], obstacle(jax.jacfwd(loop), 1.5)
     ('Reverse-mode differentiation does ', None)
