@@ -22,6 +22,8 @@ LOCAL_DEVICES, LAUNCHER = "GRADLAB_LOCAL_DEVICES", "GRADLAB_LAUNCHER"
 
 # Seconds between the request to end and the end.
 GRACE = 3.0
+# Seconds in which the process that was lost first may still be seen to have ended.
+MOMENT = 0.5
 
 
 def launch(
@@ -126,10 +128,25 @@ def _await(children: list[subprocess.Popen], timeout: float | None) -> None:
                 "were. Raise timeout=, or look where they wait."
             ) from None
         if code != 0:
-            raise DistributedError(_obituary(index, len(children), code))
+            raise DistributedError(_obituary(*_first(index, code, ended), len(children)))
 
 
-def _obituary(index: int, processes: int, code: int) -> str:
+def _first(index: int, code: int, ended: SimpleQueue[tuple[int, int]]) -> tuple[int, int]:
+    """The process that was lost first, where its end was seen after that of another one.
+
+    The memory of a killed process is given back before its end is told, and its connections are closed before that: in
+    the meantime another one can fail for want of it. A signal comes from outside, so it is the cause.
+    """
+    until = time.monotonic() + MOMENT
+    with suppress(Empty):
+        while code > 0:
+            other, its_code = ended.get(timeout=max(0.0, until - time.monotonic()))
+            if its_code < 0:
+                return other, its_code
+    return index, code
+
+
+def _obituary(index: int, code: int, processes: int) -> str:
     how = f"with exit code {code}" if code > 0 else f"by signal {-code} ({signal.strsignal(-code)})"
     others = {1: "", 2: " The other one was ended."}.get(processes, f" The other {processes - 1} were ended.")
     return f"Process {index} of {processes} ended {how}.{others} See above for what it wrote."
