@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Test processes; 0 runs the suite in one, which is what a single accelerator needs.
 JOBS ?= auto
 
-.PHONY: compare test lint format matrix overhead wolves blame modes checkpoint descend clean
+.PHONY: compare test lint format matrix overhead wolves blame modes checkpoint descend tour clean
 
 compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
@@ -51,6 +51,10 @@ checkpoint: $(VENV)/.installed
 descend: $(VENV)/.installed-test
 	@$(BIN)/python scripts/bench_descend.py
 	@$(BIN)/python scripts/bench_descend.py --scaling
+
+# The tour of gradients, as a site of plain files.
+tour: $(VENV)/.installed-test
+	@$(BIN)/gradlab tour --out out/tour
 
 # One stamp for each set of packages: a second call finds it and installs nothing.
 $(VENV)/.installed: pyproject.toml

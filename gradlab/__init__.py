@@ -31,20 +31,38 @@ _HOME = {
     "errors": ("GradlabError",),
     "graphs": ("Blame", "Graph", "Node", "graph"),
 }
-_MODULES = ("distributed", "errors", "losses", "models", "plots", "problems", "testing")
+_MODULES = (
+    "attacks",
+    "curvature",
+    "distributed",
+    "errors",
+    "fused",
+    "losses",
+    "models",
+    "plots",
+    "problems",
+    "symbolic",
+    "testing",
+    "types",
+)
 _OWNER = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = tuple(sorted(_OWNER) + list(_MODULES))
 
 if TYPE_CHECKING:
+    from gradlab import attacks as attacks
+    from gradlab import curvature as curvature
     from gradlab import distributed as distributed
     from gradlab import errors as errors
+    from gradlab import fused as fused
     from gradlab import losses as losses
     from gradlab import models as models
     from gradlab import plots as plots
     from gradlab import problems as problems
+    from gradlab import symbolic as symbolic
     from gradlab import testing as testing
+    from gradlab import types as types
     from gradlab.checking import Check, Finding, check
     from gradlab.comparison import Comparison, Row, compare
     from gradlab.descent import Descent, descend, descent_loop

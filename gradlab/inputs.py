@@ -66,6 +66,15 @@ def require_count(value: object, name: str, *, least: int = 1, none: bool = Fals
         raise OptionError(f"{name} must be {allowed}, but got {value!r}.")
 
 
+def require_key(key: Any) -> None:
+    """Raise `OptionError` unless `key` is one random key, of the new kind or the old."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    raw = dtype == jnp.uint32 and jnp.ndim(key) == 1
+    if not (typed or raw):
+        raise OptionError(f"key must be one random key, such as jax.random.key(0), but got {key!r:.60}.")
+
+
 def require_argnums(argnums: object) -> None:
     """Raise `OptionError` unless argnums is an integer or a tuple of different integers."""
     numbers = argnums if isinstance(argnums, tuple) else (argnums,)

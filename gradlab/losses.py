@@ -184,7 +184,9 @@ def softmax_cross_entropy(logits: ArrayLike, target: ArrayLike) -> Array:
     >>> round(float(softmax_cross_entropy(jnp.zeros(4), 2)), 4)
     1.3863
     """
-    return -jnp.sum(_probabilities(logits, target) * jax.nn.log_softmax(logits), axis=-1)
+    y = _probabilities(logits, target)
+    # A class that is masked by a logit of −inf costs nothing: not 0 · ∞.
+    return -jnp.sum(jnp.where(y == 0, 0, y * jax.nn.log_softmax(logits)), axis=-1)
 
 
 def softmax_cross_entropy_derivative(logits: ArrayLike, target: ArrayLike) -> Array:

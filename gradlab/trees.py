@@ -67,7 +67,8 @@ def unit(v: PyTree) -> PyTree:
     Array(0.8, dtype=float32)
     """
     length = norm(v)
-    return scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), v)
+    # Divided leaf by leaf: one over the smallest lengths is infinite.
+    return jax.tree.map(lambda a: jnp.where(length > 0, a / jnp.where(length > 0, length, 1), 0), v)
 
 
 def size(x: PyTree) -> int:

@@ -39,6 +39,7 @@ HessianMode = Literal[Mixture, "sparse", "auto"]
 HvpMode = Literal[Mixture, "auto"]
 LaplacianMode = Literal["hessian_trace", "forward_over_reverse", "taylor", "forward_laplacian", "auto"]
 Output = Literal["dense", "bcoo"]
+Norm = Literal["linf", "l2"]
 
 MODES: dict[str, tuple[str, ...]] = {
     "gradient": get_args(GradientMode),

@@ -47,6 +47,10 @@ HEAVY = ("matplotlib", "networkx", "typer", "rich", "sklearn", "asdex", "matfree
         "models",
         "problems",
         "plots",
+        "attacks",
+        "curvature",
+        "fused",
+        "symbolic",
         "GradlabError",
     ],
 )

@@ -45,6 +45,7 @@ def test_a_right_second_derivative_is_ok(name):
     assert check(f, *args, order=2).ok
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
 def test_the_problems_of_the_table_are_ok(problem):
     if problem.requires == "data":
@@ -86,6 +87,7 @@ def planted(mode, error):
     return forward(value, lambda p, t: sum(jnp.vdot(a, b) for a, b in zip(slope(p), t, strict=True)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
 def test_an_error_of_twice_the_power_is_seen_in_99_of_100_tries(mode):
     point = (np.linspace(0.3, 1.4, 40), np.linspace(-1, 1, 7))
@@ -117,6 +119,7 @@ def with_factor(piece, factor, mode):
     return forward(lambda x: piece(x), lambda x, t: factor * jax.jvp(piece, (x,), (t,))[1])
 
 
+@pytest.mark.thorough
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     names=st.lists(st.sampled_from(sorted(PIECES)), min_size=1, max_size=4),

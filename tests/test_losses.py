@@ -92,3 +92,8 @@ def test_softmax_pullback_is_the_transposed_jacobian_times_the_cotangent(dtype, 
 def test_sigmoid_saturates_without_overflow():
     assert [float(losses.sigmoid(z)) for z in (-1e4, 0.0, 1e4)] == [0.0, 0.5, 1.0]
     assert [float(losses.sigmoid_derivative(z)) for z in (-1e4, 0.0, 1e4)] == [0.0, 0.25, 0.0]
+
+
+def test_a_masked_class_costs_nothing_and_pulls_nothing():
+    value, slope = jax.value_and_grad(losses.softmax_cross_entropy)(jnp.array([1.0, -jnp.inf, 1.0]), 0)
+    assert float(value) == pytest.approx(np.log(2)) and slope.tolist() == [-0.5, 0.0, 0.5]

@@ -95,7 +95,7 @@ def require_loss(loss: Loss, params: Params, batch: PyTree) -> None:
 def require_batches(data: PyTree, batch_size: int | None, key: jax.Array | None) -> None:
     """Raise unless batches of this size can be drawn from the data; a key needs no batches to be valid."""
     if key is not None:
-        _require_key(key)
+        inputs.require_key(key)
     if batch_size is None:
         return
     inputs.require_count(batch_size, "batch_size")
@@ -120,14 +120,6 @@ def require_batches(data: PyTree, batch_size: int | None, key: jax.Array | None)
             f"batch_size={batch_size} is more than the {examples} examples of the data. Give at most {examples}, or "
             "leave it out to take all of them in every step."
         )
-
-
-def _require_key(key: Any) -> None:
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
-    raw = dtype == jnp.uint32 and jnp.ndim(key) == 1
-    if not (typed or raw):
-        raise OptionError(f"key must be one random key, such as jax.random.key(0), but got {key!r:.60}.")
 
 
 def require_finite(params: Params, data: PyTree) -> None:

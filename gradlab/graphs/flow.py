@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import nan, sqrt
+from math import inf, nan, sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ class Layer:
 
     Attributes:
         name: a depth, or a scope.
-        value: root mean square of the values there.
+        value: root mean square of the values there; infinite where one is infinite or NaN.
         adjoint: of the adjoints; NaN where there are none.
         ratio: the adjoints' size over that of the layer after it: what the gradient shrinks or grows by on its way back
             through that layer. NaN for the last one.
@@ -132,10 +132,12 @@ def _layers(groups: dict[str, list[Node]]) -> tuple[Layer, ...]:
 
 
 def _rms(shown: Iterable[Any]) -> float:
-    """Root mean square of everything shown; NaN for nothing."""
+    """Root mean square of everything shown; NaN for nothing, infinite where a number is not finite."""
     found = [one for many in shown for one in (many if isinstance(many, tuple) else (many,)) if one is not None]
     numbers = [one if isinstance(one, Statistics) else statistics(one) for one in found]
     size = sum(one.size for one in numbers)
+    if any(one.nonfinite for one in numbers):
+        return inf
     largest = max((one.rms for one in numbers), default=0.0)
     if not size or not largest > 0:
         return 0.0 if size else nan
