@@ -16,7 +16,8 @@ from gradlab.graphs.flow import Flow
 from gradlab.graphs.record import Node
 from gradlab.report import write_atomically
 
-if TYPE_CHECKING:  # it would load optax
+if TYPE_CHECKING:  # they would load optax and the operators
+    from gradlab.curvature import Spectrum
     from gradlab.descent.result import Descent
 
 COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#787774")
@@ -178,6 +179,37 @@ def descent(result: "Descent", ax: Axes | None = None, *, name: str = "") -> Axe
     ax.set_xlabel("step")
     ax.set_title(name or f"{result.status} after {result.steps} steps", loc="left")
     ax.grid(alpha=0.25)
+    return ax
+
+
+def spectrum(result: "Spectrum", ax: Axes | None = None, *, name: str = "") -> Axes:
+    """The density of eigenvalues on a logarithmic scale, with a band of one standard error; one color a spectrum.
+
+    The scale goes down to a tenth of what one eigenvalue alone would be.
+
+    Args:
+        result: what `spectral_density` returned.
+        ax: where to draw, beside spectra that are there already; fresh axes where None.
+        name: what it is called in the legend; without one there is none.
+    """
+    ax = axes() if ax is None else ax
+    color, alone = COLORS[len(ax.lines) % len(COLORS)], not ax.lines
+    dashes = "-" if alone else "--"  # what lies beneath stays visible
+    low, high = float(np.min(result.nodes)), float(np.max(result.nodes))
+    wide = (high - low or abs(high) or 1.0) / 200
+    grid = np.linspace(low - 6 * wide, high + 6 * wide, 2000)
+    found = result.density(grid, width=wide)
+    value, error = np.asarray(found.value), np.asarray(found.standard_error)
+    floor, top = 0.1 / (result.size * wide * np.sqrt(2 * np.pi)), 3 * float(np.max(value))
+    ax.plot(grid, value, dashes, color=color, label=name)
+    ax.fill_between(grid, np.maximum(value - error, floor / 10), value + error, color=color, alpha=0.25, lw=0)
+    ax.set_yscale("log")
+    ax.set_ylim((floor, top) if alone else (min(floor, ax.get_ylim()[0]), max(top, ax.get_ylim()[1])))
+    ax.set_xlabel("eigenvalue")
+    ax.set_ylabel("share of eigenvalues per unit")
+    ax.grid(alpha=0.25)
+    if name:
+        ax.legend(frameon=False)
     return ax
 
 
