@@ -1,4 +1,4 @@
-"""The `gradlab` command: compare, predict, calibrate, train, check, graph, blame, problems, info."""
+"""The `gradlab` command: compare, predict, calibrate, train, check, graph, blame, tour, problems, info."""
 
 import dataclasses
 import sys
@@ -267,6 +267,20 @@ def blame_command(
     raise typer.Exit(1)
 
 
+@app.command("tour")
+def tour_command(
+    out: Annotated[Path, typer.Option(help="The folder to write; what an older tour left there is replaced.")] = Path(
+        "out/tour"
+    ),
+) -> None:
+    """Write the tour of gradients as a site of plain files, with everything in it computed here."""
+    from gradlab import tour
+
+    with _progress(len(tour.PARTS)) as advance:
+        first = tour.build(out, progress=advance)
+    print(f"Written. Open {first} in a browser.")
+
+
 @app.command("problems")
 def problems_command() -> None:
     """List the functions that comparisons, tests and benchmarks draw from."""
@@ -290,7 +304,7 @@ def facts() -> dict[str, str]:
     ['devices', 'extras', 'gradlab']
     """
     devices = ", ".join(f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices())
-    extras = ("asdex", "folx", "matfree", "scikit-learn", "sympy", "orbax-checkpoint")
+    extras = ("asdex", "folx", "scikit-learn", "sympy", "orbax-checkpoint", "pdoc")
     found = [f"{name} {_version(name)}" for name in extras if _version(name)]
     return {
         "gradlab": _version("gradlab-jax") or "not installed",

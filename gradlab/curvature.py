@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from gradlab import inputs, trees
 from gradlab.errors import ArgumentError, OptionError
@@ -68,7 +69,7 @@ class Estimate:
 class Eigenpairs(NamedTuple):
     """The largest eigenvalues λ in falling order, shape `[count]`, and their vectors v, of length one.
 
-    `vectors` is a pytree like x with a leading axis of length `count`. `residuals` are |A v − λ v|, shape `[count]`: an
+    `vectors` is a pytree like x with a leading axis of that length. `residuals` are |A v − λ v|, shape `[count]`: an
     eigenvalue of A is at most that far from λ.
     """
 
@@ -107,7 +108,7 @@ class Spectrum:
         """The mean of g over the eigenvalues, tr g(A)/n; g maps arrays elementwise, with finite values."""
         return _estimate(jnp.sum(self.weights * g(self.nodes), axis=1))
 
-    def density(self, grid: Array, *, width: float | None = None) -> Estimate:
+    def density(self, grid: ArrayLike, *, width: float | None = None) -> Estimate:
         """The share of eigenvalues per unit, each smoothed to a normal distribution; of the grid's shape, which is any.
 
         Args:
@@ -256,7 +257,8 @@ def spectral_density(
             nodes, inner = jnp.linalg.eigh(_lanczos(apply, signs, again, steps)[1])
             return nodes, inner[0] ** 2
 
-        return Spectrum(*_for_each(rule, key, probes, steps * space.size), space.size)
+        nodes, weights = _for_each(rule, key, probes, steps * space.size)
+        return Spectrum(nodes, weights, space.size)
 
     return _solve(f, x, key, product, run)
 
@@ -293,8 +295,7 @@ def gauss_newton(f: Fn, *, outer: ScalarFn) -> Callable[[PyTree, PyTree], PyTree
             return jax.linear_transpose(push, x)(bend(y, push(v)))[0]
 
         def reverse(x: PyTree) -> PyTree:
-            # J is the transpose of what reverse mode does: for an f that has a custom_vjp.
-            y, pull = jax.vjp(f, x)
+            y, pull = jax.vjp(f, x)  # J is the transpose of what this does; so it goes where f has a custom_vjp
             return pull(bend(y, jax.linear_transpose(pull, y)((v,))[0]))[0]
 
         way = first_supported([("forward", forward), ("reverse", reverse)], x, "gauss_newton")

@@ -1,0 +1,85 @@
+"""The code of one page, run from top to bottom: what each block prints, returns, draws, or is refused."""
+
+import ast
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from gradlab import plots
+from gradlab.errors import GradlabError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one block of code left behind.
+
+    Attributes:
+        text: what it printed, the value of its last expression as Python shows it, or the error.
+        html: that value as a table, where it knows how; "" where not.
+        picture: an SVG, where the value is a figure or axes; None where not.
+    """
+
+    text: str = ""
+    html: str = ""
+    picture: bytes | None = None
+
+
+class Session:
+    """The names that the blocks of a page share."""
+
+    def __init__(self, page: str) -> None:
+        self.page = page
+        self.names: dict[str, Any] = {"__name__": f"tour_{page}"}
+
+    def run(self, code: str, line: int, *, raises: bool = False) -> Shown:
+        """Run one block.
+
+        Args:
+            code: Python.
+            line: where it begins in the page, for what goes wrong.
+            raises: it must end in an error of gradlab, which is what it shows.
+
+        Raises:
+            RuntimeError: the code failed; or did not, where it should.
+        """
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                value = self._run(code, line)
+        except GradlabError as error:
+            if raises:
+                return Shown(f"{type(error).__module__}.{type(error).__name__}: {error}")
+            raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
+        if raises:
+            raise RuntimeError(f"{self.page}, line {line}: the code should have raised an error of gradlab.")
+        return _shown(value, printed.getvalue())
+
+    def value(self, expression: str) -> str:
+        """An expression between the words, as text."""
+        return str(eval(expression, self.names))
+
+    def _run(self, code: str, line: int) -> Any:
+        """Execute, and return the value of the last statement where that is an expression."""
+        # Blank lines before it: functions keep the number of their line in the page.
+        tree = ast.parse("\n" * (line - 1) + code)
+        last = tree.body.pop() if tree.body else None
+        if not isinstance(last, ast.Expr):
+            tree.body += [last] if last else []
+            last = None
+        exec(compile(tree, f"{self.page}.md", "exec"), self.names)
+        return last and eval(compile(ast.Expression(last.value), f"{self.page}.md", "eval"), self.names)
+
+
+def _shown(value: Any, printed: str) -> Shown:
+    drawn = value[0] if isinstance(value, list) and value else value
+    figure = drawn.get_figure() if isinstance(drawn, Artist) else None  # of axes, lines, a legend; or itself
+    if isinstance(figure, Figure):
+        return Shown(printed, picture=plots.image(figure, "svg"))
+    html = value._repr_html_() if hasattr(value, "_repr_html_") else ""
+    return Shown(printed + ("" if value is None or html else repr(value)), html)
