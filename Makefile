@@ -11,7 +11,7 @@ compare: $(VENV)/.installed
 	@$(BIN)/gradlab compare
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check .
