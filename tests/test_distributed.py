@@ -127,7 +127,7 @@ def test_a_process_that_has_lost_another_ends_with_an_error_of_its_own(index):
     ("number", "kind"), [(signal.SIGINT, "alone"), (signal.SIGINT, "joined"), (signal.SIGKILL, "joined")]
 )
 def test_no_process_outlives_its_launcher(number, kind):
-    # With Python's own handler: where the tests run in the background, the signal is ignored, and children inherit that.
+    # With Python's own handler: in the background the signal is ignored, and children inherit that.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     source = f"{heed}; from gradlab import distributed; distributed.launch({python(STAY, kind)!r}, 2)"
     with subprocess.Popen(python(source), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from gradlab import plots
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, MissingExtraError
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Session:
         try:
             with redirect_stdout(printed):
                 value = self._run(code, line)
+        except MissingExtraError as error:  # not every extra works with every JAX: the page says what is missing
+            return Shown(str(error))
         except GradlabError as error:
             if raises:
                 return Shown(f"{type(error).__module__}.{type(error).__name__}: {error}")
