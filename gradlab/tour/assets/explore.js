@@ -591,3 +591,7 @@ for (const section of document.querySelectorAll("section.explore")) {
   const data = JSON.parse(section.querySelector("script").textContent);
   EXPLORABLES[section.dataset.explore](new Stage(section), data);
 }
+
+/* On a telephone the list of pages opens on demand */
+
+if (matchMedia("(max-width: 52rem)").matches) document.querySelector("nav details").open = false;
