@@ -328,6 +328,8 @@ def _solve(f: Fn, x: PyTree, key: Array, product: Product, run: Callable[..., An
     _require_functions(f=f, product=product)
     inputs.require_key(key)
     x = _require_point(x)
+    if product is hvp:
+        inputs.require_scalar(f, x, "The curvature")
     given = product(f)
     _require_functions(**{"product(f)": given})
     with inputs.tracing():

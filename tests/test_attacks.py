@@ -42,7 +42,6 @@ def linear(x, y=None):
 @pytest.fixture(scope="module")
 def trained():
     """The logits of a trained network, its loss of each image, and images that it has not seen."""
-    pytest.importorskip("sklearn")
     model = digits.classifier("mlp")
     train, test = digits.split(test=200)
     start = model.init(jax.random.key(1))

@@ -1,23 +1,11 @@
 """The page of a graph in a real browser: it shows what it promises, by mouse and by keyboard, and loads nothing."""
 
-import html
-import json
-import os
-import re
-import shutil
-import subprocess
-
 import jax
 import jax.numpy as jnp
-import pytest
+from browser import opened
 
 import gradlab as gl
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-FLAGS = """--headless --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=3000 --dump-dom"""
 # What a person would do, and what is then on the page.
 VISIT = """<script>
 const seen={errors:window.errors,start:panel.innerText},box=i=>document.getElementById('n'+i);
@@ -40,15 +28,9 @@ def visit(page, folder, fragment=""):
     """Open a page, do what `VISIT` says, and return what was seen."""
     path = folder / "page.html"
     path.write_text(page.replace("<head>", f"<head>{CATCH}").replace("</body>", f"{VISIT}</body>"))
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    command = [BROWSER, *FLAGS.split(), *root, f"--user-data-dir={folder / 'profile'}", f"{path.as_uri()}{fragment}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    return json.loads(html.unescape(found[1]))
+    return opened(path, folder / "profile", fragment)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_the_page_answers_mouse_and_keyboard_and_loads_nothing(tmp_path):
     seen = visit(gl.graph(lambda theta: (2.0 * theta - 9.0) ** 2, 5.0).to_html(), tmp_path)
     assert seen["errors"] == [] and seen["requests"] == [] and seen["policy"] == 1 and seen["boxes"] == 4
@@ -60,7 +42,6 @@ def test_the_page_answers_mouse_and_keyboard_and_loads_nothing(tmp_path):
     assert (seen["focus"], seen["hash"]) == ("n1", "#n1")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_an_address_with_a_node_opens_there_and_names_cannot_inject(tmp_path):
     def f(x):
         with jax.named_scope("</script><img src=x onerror=alert(1)>"):

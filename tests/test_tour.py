@@ -1,11 +1,7 @@
 """The tour: it builds, every page works in a real browser, and what is moved by hand shows the library's numbers."""
 
-import html
 import json
-import os
 import re
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -13,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from browser import opened
 from test_equations import FACTS
 
 import gradlab as gl
@@ -21,12 +18,8 @@ from gradlab.errors import OptionError
 from gradlab.tour import explorables, links, page, site
 from gradlab.tour.explorables import EXPLORABLES
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = """--headless --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=3000 --dump-dom"""
 # One process for all of them, so that the site is built once.
 pytestmark = pytest.mark.xdist_group("tour")
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 CATCH = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src file: data:;
 style-src file: 'unsafe-inline'; script-src file: 'unsafe-inline'"><script>
@@ -77,13 +70,10 @@ def visit(path, act="", profile=None):
     copy = path.with_name(f"visited-{path.name}")
     text = path.read_text().replace("<head>", f"<head>{CATCH}", 1)
     copy.write_text(text.replace("</body>", REPORT.replace("ACT", act) + "</body>", 1))
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    command = [BROWSER, *FLAGS.split(), *root, f"--user-data-dir={profile or path.parent / 'profile'}", copy.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    copy.unlink()
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, f"{path.name}: {done.stderr[-2000:]}"
-    return json.loads(html.unescape(found[1]))
+    try:
+        return opened(copy, profile or path.parent / "profile")
+    finally:
+        copy.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +99,6 @@ def test_the_built_site_is_whole(built):
         assert f'id="{place}"' in (built / name).read_text(), row
 
 
-@needs_browser
 def test_every_page_loads_without_an_error_and_without_leaving_its_folder(built, tmp_path):
     pages = [*sorted(built.glob("*.html")), built / "api" / "gradlab.html"]
     with ThreadPoolExecutor(2) as pool:
@@ -231,8 +220,6 @@ def test_statuses_follow_the_edge_of_stability(data):
 @pytest.fixture(scope="module")
 def moved(demo):
     """What the page shows after everything was moved, in one visit."""
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
     acts = "".join(f'choose("{name}");{{const at = (seen.{name} = {{}});{act}}}' for name, act in ACTS.items())
     return visit(demo, HANDS + SURVEY + acts)
 
