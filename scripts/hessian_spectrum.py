@@ -2,8 +2,8 @@
 
 Run: python scripts/hessian_spectrum.py [--wide 965] [--images 512] [--out FILE]    draws out/hessian_spectrum.png
 
-The Hessian is the Gauss-Newton matrix, which has no negative eigenvalue, and the curvature of the model itself, of
-which training leaves little. No matrix is formed: all comes of products with vectors.
+The Hessian is the sum of the Gauss-Newton matrix, which has no negative eigenvalue, and of the curvature of the model
+itself, of which training leaves little. No matrix is formed: all comes of products with vectors.
 """
 
 import argparse

@@ -23,10 +23,11 @@ for name in blame checking checkpoint descent fused graphs jaxprs mode predictio
 done
 summary=()
 status=0
+ran=0
 declare -A jax_for=([3.11]='jax>=0.10,<0.11' [3.12]='jax>=0.11,<0.12' [3.13]='jax>=0.12')
 [ $# -gt 0 ] || set -- 3.11 3.12 3.13
 for version in "$@"; do
-    jax=${jax_for[$version]}
+    jax=${jax_for[$version]:?no JAX is named for this Python}
     python=$(find_python "$version")
     if [ -z "$python" ]; then
         summary+=("Python $version: not on this machine, not run")
@@ -40,6 +41,7 @@ for version in "$@"; do
     fi
     versions=$("$venv/bin/python" -c "import sys, jax, jaxlib; print(f'Python {sys.version.split()[0]}, jax {jax.__version__}, jaxlib {jaxlib.__version__}')")
     echo "== $versions"
+    ran=1
     if XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0" "$venv/bin/python" -m pytest -q -n auto \
         -p no:cacheprovider -m "not thorough" -k "not float32" "${files[@]}"; then
         summary+=("$versions: passed")
@@ -50,4 +52,5 @@ for version in "$@"; do
 done
 printf '\nmatrix\n'
 printf '  %s\n' "${summary[@]}"
+[ $ran = 1 ] || status=1
 exit $status

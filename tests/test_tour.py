@@ -384,3 +384,26 @@ def test_the_worked_step_is_that_of_the_graph(moved):
     assert "θ ← 5 − 0.125 · 4 = 4.5" in said[8] and "The loss there is 0." in said[8]
     assert seen["end"] == "8 of 8" and seen["left"] == seen["moments"][7]
     assert seen["back"] == "6 of 8" and seen["start"] == "0 of 8" and "loss = 1² = 1" in seen["put"]
+
+
+def test_a_site_is_written_anew_from_within_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "ORDER", ("index",))
+    monkeypatch.setattr(site, "PAGES", {})
+    monkeypatch.setattr(site, "source", lambda name: "# A page\n")
+    monkeypatch.setattr(links, "broken", lambda folder: [])
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / site.SEAL).touch()
+    (out / "older.html").touch()
+    monkeypatch.chdir(out)
+    assert tour.build(".") == out / "index.html"
+    assert (out / "index.html").exists() and not (out / "older.html").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_what_a_page_loads_from_elsewhere_is_found_in_every_form(tmp_path):
+    held = ("//e.org/x", "https://e.org/y", "https://e.org/z", "https://e.org/w")
+    text = '<script src="{}"></script><img src="{}"><object data="{}"></object><img srcset="{} 2x" src="data:,">'
+    (tmp_path / "a.html").write_text(text.format(*held) + '<a href="https://e.org/y">y</a><meta name="viewport">')
+    (tmp_path / "b.html").write_text('<a href="a.html#viewport">a</a>')
+    assert links.broken(tmp_path) == [*(f"a.html: {link}" for link in held), "b.html: a.html#viewport"]

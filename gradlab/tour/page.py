@@ -4,17 +4,18 @@ Beyond Markdown and `$formulas$`, a page may hold
 
 - a heading that ends in `{2.1, 2.2}`: what follows shows these rows of the tutorial's equations;
 - a block that begins with ```` ```python ````: code, run and shown with what it gives. `alt="…"` says what its picture
-  shows, and has to be there where it draws one; `raises` is for code that gradlab refuses; `quiet` leaves out what the
-  code gives;
+  shows, and has to be there where it draws one; `raises` is for code that gradlab refuses;
 - ```` ```explore name ````: something to move by hand; see `gradlab.tour.explorables`;
 - `{{ expression }}` in the text: its value, with the names of the code above it.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from textwrap import indent
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -87,12 +88,13 @@ def render(name: str, text: str) -> Page:
         if kind == "explore":
             blocks.append(_explorable(options.strip()))
         elif kind == "python":
-            shown = session.run(source, line, raises="raises" in options.split())
-            code.append(source)
+            raises, alt = _options(options, f"{name}, line {line}")
+            shown = session.run(source, line, raises=raises)
+            code.append(_refused(source) if raises else source)
             file = f"{name}-{len(pictures) + 1}.svg"
             if shown.picture is not None:
                 pictures[file] = shown.picture
-            blocks.append(_code(source) + ("" if "quiet" in options.split() else _given(shown, file, options, name)))
+            blocks.append(_code(source) + _given(shown, file, alt, name))
         else:
             blocks.append(f"<pre><code>{escape(source)}</code></pre>")
         words.append(f"\n\n{MARK.format(len(blocks) - 1)}\n\n")
@@ -125,17 +127,30 @@ def _code(source: str) -> str:
     return highlight(source, PythonLexer(), HtmlFormatter(cssclass="code", wrapcode=True))
 
 
-def _given(shown: Shown, file: str, options: str, page: str) -> str:
+def _options(given: str, place: str) -> tuple[bool, str]:
+    """Whether a block must be refused, and what its picture shows."""
+    words = shlex.split(given)
+    alt = next((word.removeprefix("alt=") for word in words if word.startswith("alt=")), "")
+    if unknown := [word for word in words if word != "raises" and not word.startswith("alt=")]:
+        raise RuntimeError(f"{place}: a block of code has no option {unknown[0]!r}; known are raises and alt.")
+    return "raises" in words, alt
+
+
+def _refused(source: str) -> str:
+    """Code that gradlab refuses, for a script that goes on after it."""
+    return f"try:\n{indent(source, '    ')}except gl.GradlabError as error:\n    print(error)\n"
+
+
+def _given(shown: Shown, file: str, alt: str, page: str) -> str:
     # Columns are not to be broken; sentences are.
     kind = "given columns" if "   " in shown.text.strip() else "given"
     parts = [f'<pre class="{kind}">{escape(shown.text)}</pre>'] if shown.text.strip() else []
     if shown.html:
         parts.append(f'<div class="given">{shown.html}</div>')
     if shown.picture is not None:
-        alt = re.search(r'alt="([^"]+)"', options)
-        if alt is None:
+        if not alt:
             raise RuntimeError(f'{page}: a picture has no alt="…" that says what it shows.')
-        parts.append(f'<img src="{file}" alt="{escape(alt[1])}">')
+        parts.append(f'<img src="{file}" alt="{escape(alt)}">')
     return "".join(parts)
 
 

@@ -11,7 +11,7 @@ import gradlab as gl
 
 # operator: (input, output, shape of the result for x of shape [n] and f(x) of shape [m])
 OPERATORS = {
-    "derivative": ("a real number", "f′(x)", "()"),
+    "derivative": ("a real number", "f′(x)", "[m]"),
     "directional_derivative": ("x and a direction v", "J v", "[m]"),
     "gradient": ("x, any pytree", "∇f(x)", "[n]"),
     "value_and_gradient": ("x, any pytree", "f(x) and ∇f(x)", "() and [n]"),

@@ -63,8 +63,15 @@ class Session:
         return _shown(value, printed.getvalue())
 
     def value(self, expression: str) -> str:
-        """An expression between the words, as text."""
-        return str(eval(expression, self.names))
+        """An expression between the words, as text.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        try:
+            return str(eval(expression, self.names))
+        except Exception as error:
+            raise RuntimeError(f"{self.page}: {expression}: {type(error).__name__}: {error}") from error
 
     def _run(self, code: str, line: int) -> Any:
         """Execute, and return the value of the last statement where that is an expression."""

@@ -1,6 +1,5 @@
 """The whole site: pages in their order, what they share, and the reference, written in one go."""
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from html import escape
@@ -38,7 +37,7 @@ def build(out: str | Path, *, progress: Callable[[str], None] = lambda name: Non
         MissingExtraError: one of the libraries that the tour is made with is not installed.
         RuntimeError: the code of a page failed, or a link leads nowhere.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     _require_folder(out)
     try:
         from gradlab.tour import links, page, reference
@@ -56,18 +55,19 @@ def build(out: str | Path, *, progress: Callable[[str], None] = lambda name: Non
             done = page.render(name, source(name))
             for file, picture in done.pictures.items():
                 (made / file).write_bytes(picture)
-            (made / f"{name}.py").write_text(done.script)
-            (made / f"{name}.html").write_text(_page(name, done.body, titles))
+            (made / f"{name}.py").write_text(done.script, encoding="utf-8")
+            (made / f"{name}.html").write_text(_page(name, done.body, titles), encoding="utf-8")
         progress("reference")
-        (made / "operators.html").write_text(_page("operators", reference.operators(), titles))
+        operators = _page("operators", reference.operators(), titles)
+        (made / "operators.html").write_text(operators, encoding="utf-8")
         reference.write(made / "api")
         for asset in ASSETS:
-            (made / asset).write_text((_files() / "assets" / asset).read_text())
+            (made / asset).write_bytes((_files() / "assets" / asset).read_bytes())
         (made / SEAL).touch()
         if wrong := links.broken(made):
             raise RuntimeError("Links that lead nowhere: " + "; ".join(wrong))
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(Path(folder) / "older")  # it goes with the temporary folder
         made.rename(out)
     return out / "index.html"
 
@@ -81,7 +81,7 @@ def rows() -> dict[str, str]:
 
 def source(name: str) -> str:
     """The text of a page."""
-    return (_files() / "pages" / f"{name}.md").read_text()
+    return (_files() / "pages" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def _files() -> resources.abc.Traversable:
@@ -89,15 +89,18 @@ def _files() -> resources.abc.Traversable:
 
 
 def _require_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SEAL).exists())):
+    try:
+        foreign = out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SEAL).exists()))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OptionError(f"The folder {out} cannot be made: {error}. Give another one.") from error
+    if foreign:
         raise OptionError(
             f"{out} exists and is no tour that was written before. Give a folder that does not exist yet, or an empty "
             "one: what is in it is replaced."
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"The folder {out.parent} cannot be made: {error}. Give another one.") from error
 
 
 def _page(name: str, body: str, titles: dict[str, str]) -> str:
