@@ -156,10 +156,11 @@ def robust_accuracy(
 ) -> Array:
     """The share of examples that a classifier gets right whatever is tried: clean, and attacked within each budget.
 
-    An example counts for ε if the largest logit is that of its label at x and at every attacked input of a budget up to
-    ε, which is allowed for ε as well: so the accuracy never grows with ε. It bounds the true one from above. Of two
-    inputs, the one with the higher cross-entropy is not always the wrong one: `attack=(fgsm, pgd)` counts both. The
-    budgets run one after the other in one compiled loop, with the memory of one attack.
+    Logits with a NaN are never right. An example counts for ε if the largest logit is that of its label at x and at
+    every attacked input of a budget up to ε, which is allowed for ε as well: so the accuracy never grows with ε. It
+    bounds the true one from above. Of two inputs, the one with the higher cross-entropy is not always the wrong one:
+    `attack=(fgsm, pgd)` counts both. The budgets run one after the other in one compiled loop, with the memory of one
+    attack.
 
     Args:
         logits: the trained model, from x to logits of shape `[n, classes]`.
@@ -193,7 +194,11 @@ def robust_accuracy(
     tried = [partial(one, raised, x, y) for one in attacks]
     for one in tried:
         _require_attack(one, budgets[0], x)
-    right = lambda x: jnp.argmax(logits(x), axis=-1) == y
+
+    def right(x: Array) -> Array:
+        given = logits(x)
+        return (jnp.argmax(given, axis=-1) == y) & ~jnp.any(jnp.isnan(given), axis=-1)
+
     withstands = lambda budget: jnp.stack([right(one(epsilon=budget)) for one in tried]).all(axis=0)
     each = right(x) & jax.lax.map(withstands, budgets)  # [k, n]
     beyond = budgets[:, None] < budgets  # [k, k]: what is too large for each budget does not count against it
@@ -208,7 +213,8 @@ def _climb(loss: Losses, y: PyTree, targeted: bool) -> Callable[[Array], tuple[A
 
 
 def _direction(slope: Array, norm: Norm) -> Array:
-    """The point of the unit ball that is farthest along the slope; zeros for a zero slope."""
+    """The point of the unit ball that is farthest along the slope; zeros where the slope is zero or NaN."""
+    slope = jnp.where(jnp.isnan(slope), 0, slope)
     match norm:
         case "linf":
             return jnp.sign(slope)

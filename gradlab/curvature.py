@@ -88,7 +88,7 @@ class Sharpness(NamedTuple):
     @property
     def largest_rate(self) -> Array:
         """2/λ, the learning rate above which gradient descent on the quadratic model grows; infinite for λ ≤ 0."""
-        return jnp.where(self.value > 0, 2 / jnp.where(self.value > 0, self.value, 1), jnp.inf)
+        return jnp.where(self.value <= 0, jnp.inf, 2 / jnp.where(self.value == 0, 1, self.value))
 
 
 @partial(register_dataclass, data_fields=["nodes", "weights"], meta_fields=["size"])
@@ -117,10 +117,15 @@ class Spectrum:
         """
         if width is not None and not inputs.is_traced(width) and not 0 < width < float("inf"):
             raise OptionError(f"width must be a positive number, but got {width!r}. Leave it out for 2% of the range.")
-        least = 64 * jnp.finfo(self.nodes.dtype).eps * jnp.max(jnp.abs(self.nodes))
-        wide = jnp.maximum(jnp.ptp(self.nodes) / 50, least) if width is None else jnp.asarray(width)
-        bells = jax.scipy.stats.norm.pdf(jnp.asarray(grid)[..., None, None], self.nodes, jnp.where(wide > 0, wide, 1))
+        wide = self.resolved(50) if width is None else jnp.asarray(width)
+        bells = jax.scipy.stats.norm.pdf(jnp.asarray(grid)[..., None, None], self.nodes, wide)
         return _estimate(jnp.moveaxis(jnp.sum(bells * self.weights, axis=-1), -1, 0))
+
+    def resolved(self, parts: int) -> Array:
+        """A width: one of so many parts of the nodes' range, and no less than rounding can tell apart."""
+        least = 64 * jnp.finfo(self.nodes.dtype).eps * jnp.max(jnp.abs(self.nodes))
+        wide = jnp.maximum(jnp.ptp(self.nodes) / parts, least)
+        return jnp.where(wide > 0, wide, 1)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The density on a logarithmic scale, with a band of one standard error."""
@@ -328,11 +333,11 @@ def _solve(f: Fn, x: PyTree, key: Array, product: Product, run: Callable[..., An
     _require_functions(f=f, product=product)
     inputs.require_key(key)
     x = _require_point(x)
-    if product is hvp:
-        inputs.require_scalar(f, x, "The curvature")
     given = product(f)
     _require_functions(**{"product(f)": given})
     with inputs.tracing():
+        if product is hvp:
+            inputs.require_scalar(f, x, "The curvature")
         inside = lambda x, v: inputs.require_like(given(x, v), x, "product(f)(x, v)", "x")
         multiply, constants = hoist(inside, x, x)
 
@@ -352,7 +357,7 @@ def _solve(f: Fn, x: PyTree, key: Array, product: Product, run: Callable[..., An
 
 def _for_each(one: Callable[[Array], Any], key: Array, probes: int, numbers: int) -> Any:
     """`one` of every probe's own key, as many at a time as may be held when each holds so many numbers."""
-    together = max(d for d in range(1, probes + 1) if probes % d == 0 and (d == 1 or d * numbers <= HELD))
+    together = max(1, min(probes, HELD // numbers))
     return jax.lax.map(one, jax.random.split(key, probes), batch_size=together)
 
 

@@ -141,7 +141,7 @@ def _cross_entropy_forward(z: Array, target: Array) -> tuple[Array, tuple[Array,
     # log softmax(z) as z − max − log Σ: their sum, one number, would round 1e4 + log 2 to a thousandth.
     log_o = (z - top) - jnp.log(total)
     y = _shares(target, log_o)
-    return -jnp.sum(jnp.where(y == 0, 0, y * log_o), axis=-1), (log_o, target)
+    return -jnp.sum(y * jnp.where((y == 0) & jnp.isneginf(log_o), 0, log_o), axis=-1), (log_o, target)
 
 
 def _cross_entropy_backward(kept: tuple[Array, Array], v: Array) -> tuple[Array, Array | None]:
@@ -209,9 +209,10 @@ def _spread(name: str, array: Array, x: Array, axis: int) -> Array:
 
 
 def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
-    apart = x - jnp.mean(x, axis=-1, keepdims=True)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # squares of 300 overflow in float16
+    apart = wide - jnp.mean(wide, axis=-1, keepdims=True)
     rate = jax.lax.rsqrt(jnp.mean(jnp.square(apart), axis=-1, keepdims=True) + epsilon)
-    normalized = apart * rate
+    normalized = (apart * rate).astype(x.dtype)
     return scale * normalized + bias, (normalized, rate, scale)
 
 
@@ -219,7 +220,7 @@ def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], v: Array) -> t
     normalized, rate, scale = kept
     mean = partial(jnp.mean, axis=-1, keepdims=True)
     g = scale * v
-    slope = rate * (g - mean(g) - normalized * mean(g * normalized))
+    slope = (rate * (g - mean(g) - normalized * mean(g * normalized))).astype(v.dtype)
     examples = tuple(range(v.ndim - 1))
     return slope, jnp.sum(v * normalized, axis=examples), jnp.sum(v, axis=examples)
 
@@ -340,6 +341,7 @@ def _exponentials(x: Array) -> tuple[Array, Array, Array]:
 
 def _real(operator: str, **given: ArrayLike) -> list[Array]:
     """The arrays in their common real floating dtype."""
+    given = {name: jnp.asarray(array) if isinstance(array, (list, tuple)) else array for name, array in given.items()}
     dtype = jnp.result_type(float, *given.values())
     if jnp.issubdtype(dtype, jnp.complexfloating):
         names = " and ".join(name for name, array in given.items() if jnp.iscomplexobj(array))

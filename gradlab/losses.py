@@ -184,9 +184,9 @@ def softmax_cross_entropy(logits: ArrayLike, target: ArrayLike) -> Array:
     >>> round(float(softmax_cross_entropy(jnp.zeros(4), 2)), 4)
     1.3863
     """
-    y = _probabilities(logits, target)
+    y, log_o = _probabilities(logits, target), jax.nn.log_softmax(logits)
     # A class that is masked by a logit of −inf costs nothing: not 0 · ∞.
-    return -jnp.sum(jnp.where(y == 0, 0, y * jax.nn.log_softmax(logits)), axis=-1)
+    return -jnp.sum(y * jnp.where((y == 0) & jnp.isneginf(log_o), 0, log_o), axis=-1)
 
 
 def softmax_cross_entropy_derivative(logits: ArrayLike, target: ArrayLike) -> Array:

@@ -196,7 +196,7 @@ def spectrum(result: "Spectrum", ax: Axes | None = None, *, name: str = "") -> A
     color, alone = COLORS[len(ax.lines) % len(COLORS)], not ax.lines
     dashes = "-" if alone else "--"  # what lies beneath stays visible
     low, high = float(np.min(result.nodes)), float(np.max(result.nodes))
-    wide = (high - low or abs(high) or 1.0) / 200
+    wide = float(result.resolved(200))
     grid = np.linspace(low - 6 * wide, high + 6 * wide, 2000)
     found = result.density(grid, width=wide)
     value, error = np.asarray(found.value), np.asarray(found.standard_error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradlab import inputs
 from gradlab.errors import ArgumentError, MissingExtraError, OptionError
@@ -255,7 +256,7 @@ def _read(sympy: Any, program: Listing, x: Expression) -> Expression:
     """Run a program of one number on a SymPy expression."""
     words = _words(sympy)
     values: dict[int, Expression] = {program.inputs[0]: x}
-    read = lambda slot: values[slot] if slot in values else _number(sympy, float(program.constants[slot]))
+    read = lambda slot: values[slot] if slot in values else _number(sympy, np.asarray(program.constants[slot])[()])
     for op in program.operators:
         if op.taken is not None:
             values.update((slot, read(taken)) for slot, taken in zip(op.results, op.taken, strict=True))
@@ -310,17 +311,18 @@ def _require_word(op: Operator, words: dict[str, Callable[..., Expression]]) -> 
     )
 
 
-def _number(sympy: Any, value: float) -> Expression:
-    """A constant: exact where that is short, so that SymPy sees the 1/2 in a power, and cancels."""
-    if isfinite(value) and value.as_integer_ratio()[1] <= 1024:
-        return sympy.Rational(*value.as_integer_ratio())
-    return sympy.Float(value)
+def _number(sympy: Any, value: Any) -> Expression:
+    """A constant: exact where that is short, so that SymPy sees the 1/2 in a power and cancels; else as written."""
+    exact = float(value)
+    if isfinite(exact) and exact.as_integer_ratio()[1] <= 1024:
+        return sympy.Rational(*exact.as_integer_ratio())
+    return sympy.Float(str(value)) if isfinite(exact) else sympy.Float(exact)
 
 
 def _ascending(depths: Iterable[int]) -> tuple[int, ...]:
     if not isinstance(depths, Iterable) or isinstance(depths, (str, bytes)):
         raise OptionError(f"depths must be a sequence of positive integers, but got {depths!r}. Try range(1, 9).")
-    given = tuple(depths)
+    given = tuple(int(depth) if isinstance(depth, np.integer) else depth for depth in depths)
     if not given:
         raise OptionError("depths holds nothing; expected positive integers. Try range(1, 9).")
     for i, depth in enumerate(given):

@@ -267,3 +267,11 @@ def test_a_mistake_is_named_before_anything_runs(error, text, attack):
 
 def mean(attack):
     return attack(loss=lambda x, y: jnp.mean(linear(x)))
+
+
+def test_a_slope_that_is_nan_moves_nothing_and_logits_that_are_nan_are_wrong():
+    apart = lambda x, y: jnp.linalg.norm(x - y, axis=-1)
+    x = jnp.full((1, 2), 0.5)
+    assert fgsm(apart, x, x, epsilon=0.1).tolist() == x.tolist()
+    lost = robust_accuracy(lambda x: x * jnp.nan, jnp.full((3, 2), 0.5), jnp.array([0, 0, 1]), epsilons=[0.0])
+    assert lost.tolist() == [0.0]

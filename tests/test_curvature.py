@@ -444,3 +444,8 @@ def test_what_cannot_be_is_refused_in_words(name):
     call, error, match = BAD[name]
     with pytest.raises(error, match=match):
         call()
+
+
+def test_where_the_loss_is_nan_no_learning_rate_is_called_safe():
+    found = sharpness(lambda x: jnp.sum(jnp.sqrt(x) ** 3), -jnp.ones(2), key=KEY)
+    assert jnp.isnan(found.largest_rate)

@@ -252,3 +252,7 @@ MISTAKES = {
 def test_a_mistake_has_its_own_error_even_while_tracing(call, error, text):
     with pytest.raises(error, match=text):
         jax.eval_shape(call)
+
+
+def test_layer_norm_of_large_numbers_in_half_precision():
+    assert fused.layer_norm(jnp.array([0.0, 600.0], jnp.float16), 1.0, 0.0).tolist() == [-1.0, 1.0]

@@ -97,3 +97,9 @@ def test_sigmoid_saturates_without_overflow():
 def test_a_masked_class_costs_nothing_and_pulls_nothing():
     value, slope = jax.value_and_grad(losses.softmax_cross_entropy)(jnp.array([1.0, -jnp.inf, 1.0]), 0)
     assert float(value) == pytest.approx(np.log(2)) and slope.tolist() == [-0.5, 0.0, 0.5]
+
+
+def test_the_derivative_by_the_target_is_minus_the_log_of_softmax():
+    z, y = jnp.array([0.0, 1.0, -2.0]), jnp.array([0.0, 1.0, 0.0])
+    expected = -jax.nn.log_softmax(z)
+    np.testing.assert_allclose(jax.grad(losses.softmax_cross_entropy, 1)(z, y), expected, rtol=1e-6)

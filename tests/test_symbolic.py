@@ -194,3 +194,7 @@ def test_the_result_is_a_table_a_record_and_a_picture():
     ax = found.plot()
     assert ax.get_yscale() == "log" and len(ax.lines) == 4
     assert found.plot(ax) is ax
+
+
+def test_a_constant_keeps_the_digits_that_were_written():
+    assert str(expression(lambda x: 0.1 * x, "x")) == "0.1*x"

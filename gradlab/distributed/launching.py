@@ -135,13 +135,14 @@ def _first(index: int, code: int, ended: SimpleQueue[tuple[int, int]]) -> tuple[
     """The process that was lost first, where its end was seen after that of another one.
 
     The memory of a killed process is given back before its end is told, and its connections are closed before that: in
-    the meantime another one can fail for want of it. A signal comes from outside, so it is the cause.
+    the meantime another one can fail for want of it. A signal comes from outside, so it is the cause; all but that of
+    `abort`, by which a program ends itself.
     """
     until = time.monotonic() + MOMENT
     with suppress(Empty):
         while code > 0:
             other, its_code = ended.get(timeout=max(0.0, until - time.monotonic()))
-            if its_code < 0:
+            if its_code < 0 and its_code != -signal.SIGABRT:
                 return other, its_code
     return index, code
 
