@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from browser import opened
+from browser import visit
 from test_equations import FACTS
 
 import gradlab as gl
@@ -21,25 +21,6 @@ from gradlab.tour.explorables import EXPLORABLES
 # One process for all of them, so that the site is built once.
 pytestmark = pytest.mark.xdist_group("tour")
 
-CATCH = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src file: data:;
-style-src file: 'unsafe-inline'; script-src file: 'unsafe-inline'"><script>
-const seen = {errors: []}, note = (what) => seen.errors.push(String(what));
-addEventListener("error", (e) => note(e.message || e.target.outerHTML), true);
-addEventListener("unhandledrejection", (e) => note(e.reason));
-document.addEventListener("securitypolicyviolation", (e) => note(e.blockedURI));
-console.error = note;
-</script>"""
-REPORT = """<script>addEventListener("load", () => {
-  try { ACT } catch (error) { note(error.stack); }
-  // Refused requests and promises are told of a little later; the clock of the browser is not ours.
-  setTimeout(() => {
-    seen.requests = performance.getEntriesByType("resource").map((e) => e.name);
-    const out = document.createElement("pre");
-    out.id = "seen";
-    out.textContent = JSON.stringify(seen);
-    document.body.append(out);
-  }, 500);
-});</script>"""
 # What a person does with the section that is chosen last.
 HANDS = """
 let section;
@@ -63,17 +44,6 @@ const down = (k, x, y) => pointer("pointerdown", k, x, y, picture(k));
 const click = (k, x, y) => (down(k, x, y), pointer("pointerup", k, x, y));
 const button = (name) => [...section.querySelectorAll("button")].find((e) => e.textContent.includes(name)).click();
 """
-
-
-def visit(path, act="", profile=None):
-    """Open a page, do what `act` says, and return what was seen: the errors, the requests, and what `act` noted."""
-    copy = path.with_name(f"visited-{path.name}")
-    text = path.read_text().replace("<head>", f"<head>{CATCH}", 1)
-    copy.write_text(text.replace("</body>", REPORT.replace("ACT", act) + "</body>", 1))
-    try:
-        return opened(copy, profile or path.parent / "profile")
-    finally:
-        copy.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +130,31 @@ def test_code_that_should_be_refused_has_to_be():
         page.render("page", "# Page\n\n```python raises\n1 + 1\n```\n")
 
 
+def test_what_looks_like_a_page_within_code_stays_code():
+    code = "a = {'b': {'c': 1}}\nprint('{{ a }}')\n# # {2.1}"
+    text = f"# A page {{9.1, 9.2}}\n\n```python\n{code}\n```\n" + "\n`{{ a }}` is {{ a }}.\n"
+    made = page.render("page", text)
+    assert page.rows_of(text) == ["9.1", "9.2"]
+    assert made.title == "A page" and made.code == [code + "\n"]
+    assert '<span class="row" id="row-9.1" title="equation 9.1">9.1</span>' in made.body
+    assert "<code>{{ a }}</code> is {'b': {'c': 1}}." in made.body and '<pre class="given">{{ a }}' in made.body
+
+
+def test_a_value_between_the_words_is_text():
+    made = page.render("page", "# Page\n\n```python\na = '<b>*1*</b>'\n```\n\nIt is {{ a }}, **{{ a[3:6] }}**.\n")
+    assert "It is &lt;b&gt;*1*&lt;/b&gt;, <strong>*1*</strong>." in made.body
+
+
+def test_a_missing_extra_is_told_and_the_rest_of_the_page_goes_on():
+    missing = "import gradlab as gl\ndef f():\n    raise gl.errors.MissingExtraError('no asdex')\nfound = f()"
+    blocks = (missing, "found.nonzeros", "1 + 2", "(lambda: unknown)()")
+    made = page.render("page", "# P\n" + "".join(f"\n```python\n{code}\n```\n" for code in blocks) + "{{ found }}")
+    assert re.findall(r'<pre class="given">(.*?)</pre>', made.body) == ["no asdex", "no asdex", "3", "no asdex"]
+    assert "(not known here)" in made.body
+    with pytest.raises(RuntimeError, match="NameError"):
+        page.render("page", "# P\n\n```python\nunknown\n```\n")
+
+
 def test_links_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
         '<h1 id="top">A</h1><a href="#top"></a><a href="b.html#there"></a><a href="https://example.org"></a>'
@@ -201,7 +196,7 @@ def data(demo):
 
 def test_explorables_are_small_and_say_what_they_show(data):
     for name, one in EXPLORABLES.items():
-        assert one.title and one.alt.endswith(".")
+        assert one.title and one.summary.endswith(".")
         assert len(json.dumps(data[name], separators=(",", ":"))) < 160_000, name
 
 

@@ -26,12 +26,12 @@ class Explorable:
 
     Attributes:
         title: of the section.
-        alt: what there is to see, for those who cannot.
+        summary: what there is to see, and how it is moved.
         data: computes the numbers, as JSON.
     """
 
     title: str
-    alt: str
+    summary: str
     data: Callable[[], dict[str, Any]]
 
 
@@ -199,7 +199,7 @@ def _run(points: np.ndarray, losses: np.ndarray, norms: np.ndarray) -> dict[str,
 
 LAYERS, WIDTH, BATCH = 30, 64, 8
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "ReLU": jax.nn.relu}
-SCALES = {"0.5 / √n": 0.5, "1 / √n (LeCun)": 1.0, "√2 / √n (He)": 2**0.5}
+SCALES = {"0.5 / √n": 0.5, "1 / √n (Glorot)": 1.0, "√2 / √n (He)": 2**0.5}
 
 
 def layers() -> tuple[Array, Array]:
@@ -246,7 +246,6 @@ def _depth() -> dict[str, Any]:
         "scale": [*SCALES],
         "size": size,
         "factor": factor,
-        "quarter": rounded(0.25 ** np.arange(LAYERS), 3),
         "start": [19, 0, 1],
     }
 
@@ -317,27 +316,32 @@ def _known(nodes: Sequence[gl.Node], past: Sequence[dict[str, Any]]) -> dict[str
 EXPLORABLES = {
     "tangent": Explorable(
         "A point and its tangent",
-        "A curve with its tangent at a point, the line through a second point, and the error of that line's slope.",
+        "A curve with its tangent at a point, the line through a second point, and the error of that line's slope. "
+        "Drag in the pictures, or use the arrow keys.",
         _tangent,
     ),
     "direction": Explorable(
         "The slope in every direction",
-        "A map of contour lines with a point, its gradient and a direction; and the slope over all directions.",
+        "A map of contour lines with a point, its gradient and a direction; and the slope over all directions. Drag "
+        "the point or the tip of v, or use the arrow keys; with Shift they turn v.",
         _direction,
     ),
     "learning_rate": Explorable(
         "How large a step?",
-        "The path of gradient descent over a map of its loss, the loss after each step, and what other rates reach.",
+        "The path of gradient descent over a map of its loss, the loss after each step, and what other rates reach. "
+        "Drag the start and the rate, or use the arrow keys.",
         _learning_rate,
     ),
     "depth": Explorable(
         "Gradients through many layers",
-        "The size of the gradient at each layer of a network, on a logarithmic scale.",
+        "The size of the gradient at each layer of a network, on a logarithmic scale. The arrow keys add layers and "
+        "take them away.",
         _depth,
     ),
     "steps": Explorable(
         "One step, operator by operator",
-        "A computation graph on which values appear from the inputs to the loss, and adjoints on the way back.",
+        "A computation graph on which values appear from the inputs to the loss, and adjoints on the way back. Go "
+        "through it by the buttons or the arrow keys.",
         _steps,
     ),
 }

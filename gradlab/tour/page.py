@@ -12,15 +12,18 @@ Beyond Markdown and `$formulas$`, a page may hold
 import json
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from textwrap import indent
 from typing import Any
 
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.substitution import substitution_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -28,14 +31,10 @@ from pygments.lexers import PythonLexer
 from gradlab.tour.explorables import EXPLORABLES
 from gradlab.tour.running import Session, Shown
 
-FENCE = re.compile(r"^```(\w+)[ ]?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ROWS = re.compile(r"^(#+ .*?) \{(.+)\}$", re.MULTILINE)
-VALUE = re.compile(r"\{\{(.+?)\}\}")
-# What stands for a block of code until the words around it are HTML.
-MARK = "<!--block {}-->"
+ROWS = re.compile(r"^(.*?) \{(.+)\}$")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Page:
     """A page that has run.
 
@@ -44,24 +43,24 @@ class Page:
         title: its first heading.
         body: HTML.
         pictures: SVGs by file name.
-        script: all of its code.
+        code: all of its blocks.
     """
 
     name: str
     title: str
-    body: str
-    pictures: dict[str, bytes]
-    script: str
+    body: str = ""
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    code: list[str] = field(default_factory=list)
 
 
 def title_of(text: str) -> str:
     """The first heading of a page."""
-    return re.sub(r" \{.+\}$", "", text.lstrip().split("\n")[0].removeprefix("# "))
+    return next(_split(heading.content)[0] for heading in _headings(_markdown().parse(text)))
 
 
 def rows_of(text: str) -> list[str]:
     """The rows of the tutorial's equations that a page shows."""
-    return [row.strip() for _, listed in ROWS.findall(text) for row in listed.split(",")]
+    return [row for heading in _headings(_markdown().parse(text)) for row in _split(heading.content)[1]]
 
 
 def anchor(row: str) -> str:
@@ -75,44 +74,19 @@ def render(name: str, text: str) -> Page:
     Raises:
         RuntimeError: its code failed, or a picture has no words for those who cannot see it.
     """
-    session, end = Session(name), 0
-    pictures: dict[str, bytes] = {}
-    words: list[str] = []
-    code: list[str] = []
-    blocks: list[str] = []
-    for fence in FENCE.finditer(text):
-        words.append(_valued(text[end : fence.start()], session))
-        end = fence.end()
-        line = text[: fence.start()].count("\n") + 2
-        kind, options, source = fence.groups()
-        if kind == "explore":
-            blocks.append(_explorable(options.strip()))
-        elif kind == "python":
-            raises, alt = _options(options, f"{name}, line {line}")
-            shown = session.run(source, line, raises=raises)
-            code.append(_refused(source) if raises else source)
-            file = f"{name}-{len(pictures) + 1}.svg"
-            if shown.picture is not None:
-                pictures[file] = shown.picture
-            blocks.append(_code(source) + _given(shown, file, alt, name))
-        else:
-            blocks.append(f"<pre><code>{escape(source)}</code></pre>")
-        words.append(f"\n\n{MARK.format(len(blocks) - 1)}\n\n")
-    words.append(_valued(text[end:], session))
-    body = _markdown().render("".join(words))
-    for number, block in enumerate(blocks):
-        body = body.replace(MARK.format(number), block)
-    return Page(name, title_of(text), body, pictures, "\n".join(code))
-
-
-def _valued(text: str, session: Session) -> str:
-    text = ROWS.sub(lambda found: f"{found[1]} {_tags(found[2])}", text)
-    return VALUE.sub(lambda found: session.value(found[1].strip()), text)
-
-
-def _tags(listed: str) -> str:
-    names = [row.strip() for row in listed.split(",")]
-    return " ".join(f'<span class="row" id="{anchor(row)}" title="equation {row}">{row}</span>' for row in names)
+    markdown, page, session = _markdown(), Page(name, title_of(text)), Session(name)
+    tokens = markdown.parse(text)
+    for heading in _headings(tokens):
+        _tag(heading)
+    # From top to bottom, so that a value between the words has the names of the code above it.
+    for token in tokens:
+        if token.type == "fence":
+            token.type, token.content = "html_block", _block(token, page, session)
+        for part in token.children or ():
+            if part.type == "substitution_inline":
+                part.type, part.content = "text", session.value(part.content)
+    page.body = markdown.renderer.render(tokens, markdown.options, {})
+    return page
 
 
 def _markdown() -> MarkdownIt:
@@ -120,11 +94,48 @@ def _markdown() -> MarkdownIt:
         content, display="block" if options["display_mode"] else "inline"
     )
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
-    return markdown.use(dollarmath_plugin, renderer=formula, allow_space=False, double_inline=False)
+    markdown.use(dollarmath_plugin, renderer=formula, allow_space=False, double_inline=False)
+    return markdown.use(substitution_plugin).disable("substitution_block")
 
 
-def _code(source: str) -> str:
-    return highlight(source, PythonLexer(), HtmlFormatter(cssclass="code", wrapcode=True))
+def _headings(tokens: Sequence[Token]) -> list[Token]:
+    return [inside for opening, inside in pairwise(tokens) if opening.type == "heading_open"]
+
+
+def _split(heading: str) -> tuple[str, list[str]]:
+    """The words of a heading, and its rows."""
+    found = ROWS.match(heading)
+    return (found[1], [row.strip() for row in found[2].split(",")]) if found else (heading, [])
+
+
+def _tag(heading: Token) -> None:
+    """Turn the rows that a heading names into places of the page."""
+    last = (heading.children or [])[-1]
+    last.content, rows = _split(last.content)
+    for row in rows:
+        tag = f' <span class="row" id="{anchor(row)}" title="equation {escape(row)}">{escape(row)}</span>'
+        heading.children = [*(heading.children or []), Token("html_inline", "", 0, content=tag)]
+
+
+def _block(fence: Token, page: Page, session: Session) -> str:
+    """The HTML of a block of code, which is run if it is Python."""
+    kind, _, options = fence.info.partition(" ")
+    if kind == "explore":
+        return _explorable(options.strip())
+    if kind != "python":
+        return f"<pre><code>{escape(fence.content)}</code></pre>"
+    line = (fence.map or [0])[0] + 2  # of its first statement, counted from 1
+    raises, alt = _options(options, f"{page.name}, line {line}")
+    shown = session.run(fence.content, line, raises=raises)
+    page.code.append(_refused(fence.content) if raises else fence.content)
+    parts = [highlight(fence.content, PythonLexer(), HtmlFormatter(cssclass="code", wrapcode=True)), _given(shown)]
+    if shown.picture is not None:
+        if not alt:
+            raise RuntimeError(f'{page.name}, line {line}: a picture has no alt="…" that says what it shows.')
+        file = f"{page.name}-{len(page.pictures) + 1}.svg"
+        page.pictures[file] = shown.picture
+        parts.append(f'<img src="{file}" alt="{escape(alt)}">')
+    return "".join(parts)
 
 
 def _options(given: str, place: str) -> tuple[bool, str]:
@@ -141,17 +152,11 @@ def _refused(source: str) -> str:
     return f"try:\n{indent(source, '    ')}except gl.GradlabError as error:\n    print(error)\n"
 
 
-def _given(shown: Shown, file: str, alt: str, page: str) -> str:
+def _given(shown: Shown) -> str:
     # Columns are not to be broken; sentences are.
     kind = "given columns" if "   " in shown.text.strip() else "given"
-    parts = [f'<pre class="{kind}">{escape(shown.text)}</pre>'] if shown.text.strip() else []
-    if shown.html:
-        parts.append(f'<div class="given">{shown.html}</div>')
-    if shown.picture is not None:
-        if not alt:
-            raise RuntimeError(f'{page}: a picture has no alt="…" that says what it shows.')
-        parts.append(f'<img src="{file}" alt="{escape(alt)}">')
-    return "".join(parts)
+    text = f'<pre class="{kind}">{escape(shown.text)}</pre>' if shown.text.strip() else ""
+    return text + (f'<div class="given">{shown.html}</div>' if shown.html else "")
 
 
 def _explorable(name: str) -> str:
@@ -159,6 +164,6 @@ def _explorable(name: str) -> str:
     data = json.dumps(one.data(), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     return (
         f'<section class="explore" data-explore="{name}" aria-label="{escape(one.title)}">'
-        f'<h3>{escape(one.title)}</h3><script type="application/json">{data}</script>'
-        f"<noscript><p>{escape(one.alt)} It needs JavaScript.</p></noscript></section>"
+        f'<h3>{escape(one.title)}</h3><p class="summary">{escape(one.summary)}</p>'
+        f'<script type="application/json">{data}</script><noscript><p>It needs JavaScript.</p></noscript></section>'
     )

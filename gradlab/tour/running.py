@@ -29,10 +29,15 @@ class Shown:
 
 
 class Session:
-    """The names that the blocks of a page share."""
+    """The names that the blocks of a page share.
+
+    Not every extra works with every JAX. Where one is missing the page says so, and what cannot run without the names
+    of that block says it again; the rest of the page goes on.
+    """
 
     def __init__(self, page: str) -> None:
         self.page = page
+        self.missing: MissingExtraError | None = None
         self.names: dict[str, Any] = {"__name__": f"tour_{page}"}
 
     def run(self, code: str, line: int, *, raises: bool = False) -> Shown:
@@ -50,20 +55,23 @@ class Session:
         try:
             with redirect_stdout(printed):
                 value = self._run(code, line)
-        except MissingExtraError as error:  # not every extra works with every JAX: the page says what is missing
+        except MissingExtraError as error:
+            self.missing = error
             return Shown(str(error))
         except GradlabError as error:
             if raises:
                 return Shown(f"{type(error).__module__}.{type(error).__name__}: {error}")
             raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
         except Exception as error:
+            if self.missing and isinstance(error, NameError):
+                return Shown(str(self.missing))
             raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
         if raises:
             raise RuntimeError(f"{self.page}, line {line}: the code should have raised an error of gradlab.")
         return _shown(value, printed.getvalue())
 
     def value(self, expression: str) -> str:
-        """An expression between the words, as text.
+        """An expression between the words, as text; says so where a missing extra left it unknown.
 
         Raises:
             RuntimeError: it failed.
@@ -71,6 +79,8 @@ class Session:
         try:
             return str(eval(expression, self.names))
         except Exception as error:
+            if self.missing and isinstance(error, NameError):
+                return "(not known here)"
             raise RuntimeError(f"{self.page}: {expression}: {type(error).__name__}: {error}") from error
 
     def _run(self, code: str, line: int) -> Any:

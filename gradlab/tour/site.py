@@ -15,7 +15,7 @@ PAGES = {
 }
 ORDER = ("index", *(name for group in PAGES.values() for name in group))
 PARTS = (*ORDER, "reference")
-ASSETS = ("tour.css", "explore.js")
+ASSETS = ("tour.css", "stage.js", "explore.js")
 # A folder with this file in it was written here, and may be written anew.
 SEAL = ".gradlab-tour"
 
@@ -55,7 +55,7 @@ def build(out: str | Path, *, progress: Callable[[str], None] = lambda name: Non
             done = page.render(name, source(name))
             for file, picture in done.pictures.items():
                 (made / file).write_bytes(picture)
-            (made / f"{name}.py").write_text(done.script, encoding="utf-8")
+            (made / f"{name}.py").write_text("\n".join(done.code), encoding="utf-8")
             (made / f"{name}.html").write_text(_page(name, done.body, titles), encoding="utf-8")
         progress("reference")
         operators = _page("operators", reference.operators(), titles)
@@ -122,6 +122,7 @@ def _page(name: str, body: str, titles: dict[str, str]) -> str:
 <title>{escape(titles[name])} · gradlab</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="tour.css">
+<script src="stage.js" defer></script>
 <script src="explore.js" defer></script>
 </head>
 <body>
