@@ -8,7 +8,6 @@ best input found for it. Examples must not see each other through it, as they do
 training. A normalization of pixels belongs inside the loss: ε and the bounds then keep the units of x.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
@@ -98,6 +97,8 @@ def pgd(
 
     Π projects on the ball |z − x| ≤ ε; d is the steepest direction of the norm, sign g or g / |g|₂. The candidates are
     x, the one full step clip(x + ε d), which for `linf` is that of `fgsm`, and every zₖ: no loss falls below theirs.
+
+    Each start takes steps + 1 gradients, and x two more. A call outside of `jit` compiles anew: jit what is repeated.
 
     Args:
         loss, x, y, epsilon, targeted, bounds: as for `fgsm`.
@@ -304,14 +305,9 @@ def _require_examples(x: Any, y: PyTree) -> Array:
 
 def _require_losses(attack: str, loss: Any, x: Array, y: PyTree) -> None:
     """Raise unless loss(x, y) is one real number for each example."""
-    if not callable(loss):
-        raise ArgumentError(f"{attack} takes a function loss(x, y) first, but got {type(loss).__name__}: {loss!r:.60}.")
-    try:
-        inspect.signature(loss).bind(x, y)
-    except TypeError as error:
+    inputs.require_callable(loss, f"{attack}'s loss", "Give loss(x, y).")
+    if error := inputs.misfit(loss, x, y):
         raise ArgumentError(f"The loss must be called as loss(x, y): {error}. Close over the params.") from error
-    except ValueError:  # a callable without a signature; the trace will tell
-        pass
     with inputs.tracing():
         given = jax.eval_shape(loss, x, y)
     shape = getattr(given, "shape", None)
@@ -327,10 +323,9 @@ def _require_number(value: Any, name: str, range_: str, fits: Callable[[Any], An
     """Raise unless these are finite real numbers in their range; of traced ones, the shape alone is known."""
     wanted = f"{name} must be {'numbers, shape [k],' if axes else 'one number'} of {range_}"
     traced = inputs.is_traced(value)
-    try:
-        value = jnp.asarray(value) if traced else np.asarray(value, float)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{wanted}, but got {value!r:.60}.") from error
+    if not traced and np.asarray(value).dtype.kind in "OSU":  # NumPy reads "0.1" as a number, and None as NaN
+        raise OptionError(f"{wanted}, but got {value!r:.60}.")
+    value = jnp.asarray(value) if traced else np.asarray(value, float)
     if value.ndim != axes or not value.size:
         cure = "Give at least one, in a list or an array." if axes else "Map over several with jax.vmap."
         raise ShapeError(f"{wanted}, but has shape {value.shape}. {cure}")
@@ -377,8 +372,7 @@ def _require_options(norm: object, steps: object, key: Any, restarts: object) ->
 def _require_classifier(logits: Any, x: Any, y: Any, attacks: tuple[Any, ...]) -> Array:
     """x as an array, after checking that labels and logits go with it."""
     for name, f in (("logits", logits), *(("attack", one) for one in attacks or (None,))):
-        if not callable(f):
-            raise ArgumentError(f"{name} must be a function, but got {type(f).__name__}: {f!r:.60}.")
+        inputs.require_callable(f, name)
     x = _require_examples(x, y)
     if jnp.shape(y) != (len(x),) or not jnp.issubdtype(jnp.result_type(y), jnp.integer):
         raise ShapeError(

@@ -22,7 +22,7 @@ from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 
 from gradlab import inputs, trees
-from gradlab.errors import ArgumentError, OptionError
+from gradlab.errors import OptionError
 from gradlab.jaxprs import hoist
 from gradlab.mode.support import first_supported
 from gradlab.operators import hvp
@@ -287,7 +287,8 @@ def gauss_newton(f: Fn, *, outer: ScalarFn) -> Callable[[PyTree, PyTree], PyTree
     >>> gauss_newton(line, outer=lambda y: jnp.sum(y**2))(jnp.ones(2), jnp.array([1.0, 0.0]))
     Array([2., 2.], dtype=float32)
     """
-    _require_functions(f=f, outer=outer)
+    inputs.require_callable(f, "f")
+    inputs.require_callable(outer, "outer")
     bend = hvp(outer)
 
     def take(x: PyTree, v: PyTree) -> PyTree:
@@ -314,13 +315,6 @@ def _steps(steps: int, x: PyTree) -> int:
     return min(steps, trees.size(_require_point(x)))
 
 
-def _require_functions(**functions: object) -> None:
-    for name, f in functions.items():
-        if not callable(f):
-            cure = {"f": " Close over its data: lambda params: loss(params, data)."}.get(name, "")
-            raise ArgumentError(f"{name} must be a function, but got {type(f).__name__}: {f!r:.60}.{cure}")
-
-
 def _require_point(x: PyTree) -> PyTree:
     """x as arrays."""
     inputs.require_differentiable(x, "x")
@@ -330,11 +324,12 @@ def _require_point(x: PyTree) -> PyTree:
 
 def _solve(f: Fn, x: PyTree, key: Array, product: Product, run: Callable[..., Any]) -> Any:
     """`run(apply, space, key, back)` as one program; x is one array there, of shape and dtype `space`."""
-    _require_functions(f=f, product=product)
+    inputs.require_callable(f, "f", "Close over its data: lambda params: loss(params, data).")
+    inputs.require_callable(product, "product")
     inputs.require_key(key)
     x = _require_point(x)
     given = product(f)
-    _require_functions(**{"product(f)": given})
+    inputs.require_callable(given, "product(f)")
     with inputs.tracing():
         if product is hvp:
             inputs.require_scalar(f, x, "The curvature")

@@ -3,6 +3,7 @@
 Shapes are found with `jax.eval_shape`, so a wrong call costs a trace and never a computation.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -40,6 +41,27 @@ def require_function(f: object, operator: str) -> None:
             f"{operator} takes a function as its first argument, but got {type(f).__name__}: {f!r:.60}. "
             f"Pass the function itself, and its arguments to what {operator} returns: {operator}(f)(x)."
         )
+
+
+def require_callable(f: object, name: str, cure: str = "") -> None:
+    """Raise `ArgumentError` unless the argument of this name can be called."""
+    if not callable(f):
+        raise ArgumentError(f"{name} must be a function, but got {type(f).__name__}: {f!r:.60}. {cure}".rstrip())
+
+
+def misfit(f: Callable[..., Any], *args: Any) -> TypeError | None:
+    """Why f cannot be called with these arguments; None where it can, or has no signature: then a trace will tell.
+
+    >>> misfit(lambda x: x, 1, 2)
+    TypeError('too many positional arguments')
+    """
+    try:
+        inspect.signature(f).bind(*args)
+    except TypeError as error:
+        return error
+    except ValueError:
+        pass
+    return None
 
 
 def require_mode(mode: object, of: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -222,9 +223,11 @@ def svg(result: Comparison) -> str:
 
 
 def image(drawn: Figure, kind: str) -> bytes:
-    """A figure as the bytes of an image file: `"png"`, `"svg"` or `"pdf"`."""
+    """A figure as the bytes of an image file: `"png"`, `"svg"` or `"pdf"`. The same figure gives the same bytes."""
     buffer = BytesIO()
-    drawn.savefig(buffer, format=kind, dpi=150)
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with rc_context({"svg.hashsalt": "gradlab"}):
+        drawn.savefig(buffer, format=kind, dpi=150, metadata=undated)
     return buffer.getvalue()
 
 

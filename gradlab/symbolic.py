@@ -202,6 +202,10 @@ def operations(expression: Expression) -> int:
     Args:
         expression: any SymPy expression.
 
+    Raises:
+        ArgumentError: it is none.
+        OptionError: it nests deeper than Python's recursion limit.
+
     Source: Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), section 1: expressions swell, programs do not.
 
     >>> import sympy
@@ -217,7 +221,13 @@ def operations(expression: Expression) -> int:
             counted[part] = own + sum(count(arg) for arg in part.args)
         return counted[part]
 
-    return count(expression)
+    if not hasattr(expression, "args"):
+        raise ArgumentError(
+            f"operations takes a SymPy expression, but got {type(expression).__name__}: {expression!r:.60}. "
+            "Of a JAX function, take operations(expression(f, 'x'))."
+        )
+    with _followed("The expression"):
+        return count(expression)
 
 
 def _lengths(sympy: Any, f: ScalarFn, x: Expression, depth: int) -> tuple[int, int, int, int]:

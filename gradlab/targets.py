@@ -1,7 +1,6 @@
 """From a name to a function and its arguments: a problem of the table, or `package.module:function`."""
 
 import importlib
-import inspect
 import sys
 from typing import Any, get_args
 
@@ -9,6 +8,7 @@ import jax
 
 from gradlab import problems
 from gradlab.errors import GradlabError, TargetError, nearest
+from gradlab.inputs import misfit
 from gradlab.types import Fn, Quantity
 
 
@@ -91,13 +91,9 @@ def load(path: str, what: str) -> Any:
 
 
 def _fitting(f: Fn, args: tuple[Any, ...], target: str, arguments: str) -> Any:
-    try:
-        inspect.signature(f).bind(*args)
-    except TypeError as error:
+    if error := misfit(f, *args):
         given = f"{len(args)} argument(s)"
         raise TargetError(f"--args {arguments!r} gives {given}, which do not fit {target}: {error}.") from error
-    except ValueError:  # some callables have no signature to ask; tracing below finds the same mistake
-        pass
     try:
         return jax.eval_shape(f, *args)
     except GradlabError:

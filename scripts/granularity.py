@@ -2,15 +2,17 @@
 
 Run: python scripts/granularity.py    draws out/granularity.png
 
-What is between its four linear maps is written three times. `operators` counts a rule as one; `lines` are those of the
-function, and of its rule's forward and backward. `kept` is what the forward holds for the backward, and `memory` all
-that the compiled gradient needs; `apart` is how far the gradient is from that of the single primitives.
+What is between its four linear maps is written three times. `operators` counts a rule as one; `lines` are those of
+the function, and of its rule's forward and backward with their helpers. `kept` is what the forward holds for the
+backward, and `memory` all that the compiled gradient needs; `apart` is how far the gradient is from that of the
+single primitives.
 """
 
 import ast
 import inspect
 from collections.abc import Callable
 from functools import partial
+from math import nan
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +52,15 @@ def loss(mix: Callable, maps: Array, x: Array) -> Array:
 
 
 def lines(mix: Callable) -> str:
-    """In the body of the function, and in those of its rule's forward and backward."""
-    rule = f"{RULES[mix]}_forward", f"{RULES[mix]}_backward"
-    nodes = [node for node in ast.parse(inspect.getsource(fused)).body if getattr(node, "name", "") in rule]
-    behind = sum(ast.unparse(node).count("\n") for node in nodes)
+    """In the body of the function, and in those of its rule's forward and backward with what they call beside them."""
+    beside = {node.name: node for node in ast.parse(inspect.getsource(fused)).body if isinstance(node, ast.FunctionDef)}
+    found: set[str] = set()
+    named = {f"{RULES[mix]}_forward", f"{RULES[mix]}_backward"} & beside.keys()
+    while named - found:
+        found |= named
+        inside = [part for name in found for part in ast.walk(beside[name]) if isinstance(part, ast.Name)]
+        named = {part.id for part in inside} & beside.keys()
+    behind = sum(ast.unparse(beside[name]).count("\n") for name in found)
     return f"{inspect.getsource(mix).strip().count(chr(10))} + {behind}"
 
 
@@ -68,7 +75,7 @@ def measured(length: int) -> dict[str, dict[Callable, float]]:
     apart = lambda a, b: float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
     return {
         "kept for the backward [MiB]": {mix: sum(a.size * a.dtype.itemsize for a in held[mix]) / MIB for mix in NAMES},
-        "memory of the gradient [MiB]": {mix: (programs[mix].peak_bytes or 0) / MIB for mix in NAMES},
+        "memory of the gradient [MiB]": {mix: (programs[mix].peak_bytes or nan) / MIB for mix in NAMES},
         "time of the gradient [ms]": {mix: 1e3 * one.seconds for mix, one in zip(NAMES, samples, strict=True)},
         "apart": {mix: apart(slopes[mix], slopes[fine]) for mix in NAMES},
     }

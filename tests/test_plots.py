@@ -57,3 +57,14 @@ def test_svg_is_one_element():
 def test_pyplot_is_never_loaded():
     code = "import sys, gradlab.plots; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_the_same_picture_has_the_same_bytes(kind):
+    def drawn():
+        ax = plots.axes()
+        ax.plot([1, 2], [3, 4], label="a line")
+        ax.legend()
+        return plots.image(ax.figure, kind)
+
+    assert drawn() == drawn()

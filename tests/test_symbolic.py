@@ -110,6 +110,16 @@ def test_what_is_too_long_to_be_written_is_counted():
     assert operations(x) == 2**50 - 1
 
 
+def test_operations_of_what_is_no_expression_or_too_deep_are_refused():
+    with pytest.raises(ArgumentError, match=r"takes a SymPy expression, but got PjitFunction.*operations\(expression"):
+        operations(jnp.sin)
+    x = sympy.Symbol("x")
+    for _ in range(3000):
+        x = sympy.Function("f")(x)
+    with pytest.raises(OptionError, match="nests deeper"):
+        operations(x)
+
+
 def test_an_expression_is_exact_where_a_number_is_short():
     assert str(expression(lambda x: 0.75 * x**0.5 + 2.0, "u")) == "3*sqrt(u)/4 + 2"
     assert expression(logistic_map, sympy.Rational(1, 4)) == sympy.Rational(3, 4)

@@ -1,6 +1,5 @@
 """What is checked before a descent starts: every mistake gets its name, its place and its cure here."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -70,17 +69,13 @@ def require_optimizer(optimizer: Any) -> None:
 def require_loss(loss: Loss, params: Params, batch: PyTree) -> None:
     """Raise unless `loss(params)`, or `loss(params, batch)` where there is a batch, is one real number."""
     args = (params,) if batch is None else (params, batch)
-    try:
-        inspect.signature(loss).bind(*args)
-    except TypeError as error:
+    if error := inputs.misfit(loss, *args):
         cure = (
             "Give data=, or a loss of params alone."
             if batch is None
             else "With data it must be loss(params, batch); pack several arrays into one tuple or dict."
         )
         raise ArgumentError(f"The loss cannot be called with {len(args)} argument(s): {error}. {cure}") from error
-    except ValueError:  # a callable without a signature; the trace will tell
-        pass
     with inputs.tracing():
         y = jax.eval_shape(loss, *args)
     leaves = jax.tree.leaves(y)

@@ -81,6 +81,10 @@ class Graph:
             by: `depth`, the longest way from an input, or `scope`, the path of named scopes; None for scopes where the
                 function has some.
 
+        Returns:
+            The layers, from input to output. Their adjoints are NaN where f has several outputs and the graph was made
+            without a cotangent.
+
         Raises:
             OptionError: by is something else, or the function has no scopes.
         """
