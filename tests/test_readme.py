@@ -27,9 +27,15 @@ def test_every_operator_is_in_the_table():
         assert f"{name}(" in README
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(\w+\.py)`", README))))
-def test_every_file_that_is_named_exists(path):
-    assert (ROOT / "scripts" / path).exists()
+def test_every_script_is_named_once_and_exists():
+    table = README[README.index("| script |") :]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)]
+    twins = {"torch_twins"}  # which bench_modes imports
+    assert sorted(named) == sorted(
+        path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem not in twins and path.stem[:6] != "bench_"
+    )
+    for path in re.findall(r"`scripts/(\w+\.py)`", README):
+        assert (ROOT / "scripts" / path).exists()
 
 
 def test_every_linked_page_exists():
