@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -138,6 +140,24 @@ def test_what_looks_like_a_page_within_code_stays_code():
     assert made.title == "A page" and made.code == [code + "\n"]
     assert '<span class="row" id="row-9.1" title="equation 9.1">9.1</span>' in made.body
     assert "<code>{{ a }}</code> is {'b': {'c': 1}}." in made.body and '<pre class="given">{{ a }}' in made.body
+
+
+def test_the_script_of_a_page_shows_what_the_page_does(tmp_path):
+    blocks = (
+        "import gradlab as gl\ndef half(x):\n    return x / 2",
+        "a = half(\n    3,\n)\na  # printed",
+        "print(a)",
+        "gl.plots.axes()",
+        "gl.gradient(3)",
+    )
+    options = ("", "", "", ' alt="Empty axes."', " raises")
+    fences = [f"```python{option}\n{code}\n```\n" for option, code in zip(options, blocks, strict=True)]
+    made = page.render("page", "# Page\n\n" + "\n".join(fences))
+    (tmp_path / "page.py").write_text("\n".join(made.code))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1.5\n1.5\ngradient takes a function") and "print(a)  # printed" in made.code[1]
+    assert re.findall(r'<pre class="given">(.*?)\s*</pre>', made.body)[:2] == ["1.5", "1.5"]
+    assert (tmp_path / "page-1.svg").read_bytes() == made.pictures["page-1.svg"]
 
 
 def test_a_value_between_the_words_is_text():

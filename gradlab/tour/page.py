@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
-from textwrap import indent
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -43,7 +42,7 @@ class Page:
         title: its first heading.
         body: HTML.
         pictures: SVGs by file name.
-        code: all of its blocks.
+        code: its blocks, as parts of a script that shows what the page does.
     """
 
     name: str
@@ -126,13 +125,13 @@ def _block(fence: Token, page: Page, session: Session) -> str:
         return f"<pre><code>{escape(fence.content)}</code></pre>"
     line = (fence.map or [0])[0] + 2  # of its first statement, counted from 1
     raises, alt = _options(options, f"{page.name}, line {line}")
-    shown = session.run(fence.content, line, raises=raises)
-    page.code.append(_refused(fence.content) if raises else fence.content)
+    file = f"{page.name}-{len(page.pictures) + 1}.svg"
+    shown = session.run(fence.content, line, file=file, raises=raises)
+    page.code.append(shown.script)
     parts = [highlight(fence.content, PythonLexer(), HtmlFormatter(cssclass="code", wrapcode=True)), _given(shown)]
     if shown.picture is not None:
         if not alt:
             raise RuntimeError(f'{page.name}, line {line}: a picture has no alt="…" that says what it shows.')
-        file = f"{page.name}-{len(page.pictures) + 1}.svg"
         page.pictures[file] = shown.picture
         parts.append(f'<img src="{file}" alt="{escape(alt)}">')
     return "".join(parts)
@@ -145,11 +144,6 @@ def _options(given: str, place: str) -> tuple[bool, str]:
     if unknown := [word for word in words if word != "raises" and not word.startswith("alt=")]:
         raise RuntimeError(f"{place}: a block of code has no option {unknown[0]!r}; known are raises and alt.")
     return "raises" in words, alt
-
-
-def _refused(source: str) -> str:
-    """Code that gradlab refuses, for a script that goes on after it."""
-    return f"try:\n{indent(source, '    ')}except gl.GradlabError as error:\n    print(error)\n"
 
 
 def _given(shown: Shown) -> str:

@@ -3,10 +3,11 @@
 import ast
 import io
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from textwrap import indent
 from typing import Any
 
-from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradlab import plots
@@ -21,11 +22,13 @@ class Shown:
         text: what it printed, the value of its last expression as Python shows it, or the error.
         html: that value as a table, where it knows how; "" where not.
         picture: an SVG, where the value is a figure or axes; None where not.
+        script: the code, as part of a script that shows the same: printed, or saved as a picture.
     """
 
     text: str = ""
     html: str = ""
     picture: bytes | None = None
+    script: str = ""
 
 
 class Session:
@@ -40,12 +43,13 @@ class Session:
         self.missing: MissingExtraError | None = None
         self.names: dict[str, Any] = {"__name__": f"tour_{page}"}
 
-    def run(self, code: str, line: int, *, raises: bool = False) -> Shown:
+    def run(self, code: str, line: int, *, file: str = "", raises: bool = False) -> Shown:
         """Run one block.
 
         Args:
             code: Python.
             line: where it begins in the page, for what goes wrong.
+            file: where a script saves its picture.
             raises: it must end in an error of gradlab, which is what it shows.
 
         Raises:
@@ -57,10 +61,10 @@ class Session:
                 value = self._run(code, line)
         except MissingExtraError as error:
             self.missing = error
-            return Shown(str(error))
+            return Shown(str(error), script=_refused(code))
         except GradlabError as error:
             if raises:
-                return Shown(f"{type(error).__module__}.{type(error).__name__}: {error}")
+                return Shown(f"{type(error).__module__}.{type(error).__name__}: {error}", script=_refused(code))
             raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
         except Exception as error:
             if self.missing and isinstance(error, NameError):
@@ -68,7 +72,8 @@ class Session:
             raise RuntimeError(f"{self.page}, line {line}: {type(error).__name__}: {error}") from error
         if raises:
             raise RuntimeError(f"{self.page}, line {line}: the code should have raised an error of gradlab.")
-        return _shown(value, printed.getvalue())
+        shown = _shown(value, printed.getvalue())
+        return replace(shown, script=code if value is None else _showing(code, file if shown.picture else ""))
 
     def value(self, expression: str) -> str:
         """An expression between the words, as text; says so where a missing extra left it unknown.
@@ -95,9 +100,20 @@ class Session:
         return last and eval(compile(ast.Expression(last.value), f"{self.page}.md", "eval"), self.names)
 
 
+def _refused(code: str) -> str:
+    """Code that gradlab refuses, for a script that goes on after it."""
+    return f"try:\n{indent(code, '    ')}except gl.GradlabError as error:\n    print(error)\n"
+
+
+def _showing(code: str, file: str) -> str:
+    """The code with its last expression printed, or saved as a picture where there is a file for it."""
+    last = ast.get_source_segment(code, ast.parse(code).body[-1]) or ""
+    before, after = code.rsplit(last, 1)
+    return before + (f'gl.plots.save({last}, "{file}")' if file else f"print({last})") + after
+
+
 def _shown(value: Any, printed: str) -> Shown:
-    drawn = value[0] if isinstance(value, list) and value else value
-    figure = drawn.get_figure() if isinstance(drawn, Artist) else None  # of axes, lines, a legend; or itself
+    figure = value.figure if isinstance(value, Axes) else value
     if isinstance(figure, Figure):
         return Shown(printed, picture=plots.image(figure, "svg"))
     html = value._repr_html_() if hasattr(value, "_repr_html_") else ""
