@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gradlab import problems, report
 from gradlab.checking import check
 from gradlab.comparison import Comparison, compare
+from gradlab.descent.watching import progress
 from gradlab.errors import GradlabError, MissingExtraError, OptionError, TargetError
 from gradlab.graphs import graph
 from gradlab.mode import cost
@@ -100,8 +100,7 @@ def _progress(total: int) -> Iterator[Any]:
     if total < 2 or not sys.stderr.isatty():
         yield lambda text: None
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress(transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda text: bar.update(task, advance=1, description=text)
 

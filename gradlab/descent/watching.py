@@ -4,9 +4,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Parts = Sequence[tuple[np.ndarray, np.ndarray]]
 Show = Callable[[int, Parts], None]
@@ -37,22 +40,27 @@ def interruption() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def progress(*, transient: bool = False) -> "Progress":
+    """What every bar shows, on stderr: how far, how long, and a line of text; a transient one leaves nothing behind."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    parts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    return Progress(*parts, console=Console(stderr=True), transient=transient)
+
+
 @contextmanager
 def bar(wanted: bool, began: int, target: int) -> Iterator[Show]:
     """A bar on stderr with the loss and the gradient's norm, or nothing."""
     if not wanted:
         yield lambda step, parts: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=target, completed=began)
+    with progress() as shown:
+        task = shown.add_task("compiling", total=target, completed=began)
 
         def show(step: int, parts: Parts) -> None:
             losses, norms = parts[-1] if parts else (np.empty(0), np.empty(0))
             told = f"loss {losses[-1]:.4g}, gradient {norms[-1]:.3g}" if len(losses) else ""
-            progress.update(task, completed=step, description=told)
+            shown.update(task, completed=step, description=told)
 
         yield show
