@@ -51,9 +51,7 @@ def work(options: argparse.Namespace) -> None:
     right = digits.accuracy(model, result.params, gl.distributed.replicate(test, mesh))
     if jax.process_index() == 0:
         print(f"{jax.process_count()} processes, mesh {dict(mesh.shape)}: {result}")
-        print(
-            f"{right:.1%} of {len(test.labels)} images right; last loss {np.float32(result.losses[-1])!r}", flush=True
-        )
+        print(f"{right:.1%} of {len(test.labels)} images right; last loss {result.losses[-1]:.9g}", flush=True)
 
 
 def main() -> None:
