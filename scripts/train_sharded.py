@@ -12,7 +12,6 @@ import argparse
 import sys
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 

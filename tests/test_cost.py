@@ -69,6 +69,10 @@ def test_a_loop_writes_over_what_it_carries():
     assert matrix <= work(trace(filled, shape(1000))).peak_bytes < 1.1 * matrix
 
 
+# Of 150 springs between 64 points.
+ENDS = jax.random.randint(jax.random.key(0), (150, 2), 0, 64)
+
+
 @pytest.mark.parametrize(("f", "entries"), [
     (jnp.sin, 1 / 256),
     (lambda x: x[1:] - x[:-1], 2 / 256),
@@ -77,7 +81,17 @@ def test_a_loop_writes_over_what_it_carries():
     (lambda x: jax.lax.scan(lambda c, a: (c, a * 2.0), 0.0, x)[1], 1 / 256),
     (lambda x: jnp.ones((9, 256)) @ x, 1.0),
     (lambda x: x / jnp.sum(x), 1.0),
+    (lambda x: jnp.linalg.solve(jnp.eye(256), x), 1.0),
     (jnp.cumsum, 0.5),
+    (jnp.sort, 1 / 256),
+    (lambda x: jnp.stack(jnp.unstack(x.reshape(64, 4), axis=1)), 1 / 256),
+    (lambda x: x.reshape(64, 4)[ENDS].sum(axis=1), 2 / 256),
+    (lambda x: jax.vmap(lambda row, i: row[i])(x.reshape(64, 4), ENDS[:64]), 1 / 256),
+    (lambda x: jax.lax.dynamic_slice(x.reshape(64, 4), (9, 0), (32, 4)).sum(axis=1), 4 / 256),
+    (lambda x: jax.lax.dynamic_update_slice(x, 2 * x[:128], (9,)), 1 / 256),
+    (lambda x: jnp.zeros(256).at[jnp.arange(256)[::-1]].add(x), 1 / 256),
+    (lambda x: jnp.zeros((64, 4)).at[ENDS[:, 0]].add((x.reshape(64, 4)[ENDS] ** 2).sum(axis=1)), 5 / 256),
+    (lambda x: jax.vmap(lambda row, i: jnp.ones(4).at[i].add(row[:2]))(x.reshape(64, 4), ENDS[:64] % 4), 0.5 / 256),
 ])  # fmt: skip
 def test_the_density_of_a_jacobian_is_estimated(f, entries):
     push = trace(lambda v, x: jax.jvp(f, (x,), (v,))[1], jnp.ones(256), jnp.ones(256))

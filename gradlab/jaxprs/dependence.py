@@ -7,7 +7,7 @@ the derivative of a sort, which gathers by an order that hangs on the values, co
 one point. What finds the pattern itself is asked only after this says that it is worth asking.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -79,10 +79,16 @@ class _Reader:
             return self._scan(eqn, operands)
         if name == "while":
             return self._while(eqn, operands)
-        if any(True for _ in programs(eqn)):
+        # A scatter holds a program too, which says how to combine numbers: what has a rule goes by that.
+        if name not in _RULES and any(True for _ in programs(eqn)):
             return _everything(eqn, operands)
-        rule = _RULES.get(name, _elementwise)
-        return rule(self, eqn, operands)
+        return _RULES.get(name, _elementwise)(self, eqn, operands)
+
+    def starts(self, count: int, extents: Sequence[int]) -> list[np.ndarray]:
+        """So many places, a number for each axis: each place once where there are as many, else drawn at random."""
+        total = prod(extents)
+        flat = np.arange(count) if count == total else self.random.integers(0, total, count)
+        return list(np.unravel_index(flat, tuple(extents))) if extents else []
 
     def _scan(self, eqn: Any, operands: Masks) -> Masks:
         body = jaxpr_of(eqn.params["jaxpr"])
@@ -194,6 +200,10 @@ def _split(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return list(np.split(operands[0], np.cumsum(eqn.params["sizes"])[:-1], axis=eqn.params["axis"]))
 
 
+def _unstack(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    return [None] * len(eqn.outvars) if operands[0] is None else list(np.moveaxis(operands[0], eqn.params["axis"], 0))
+
+
 def _cumulate(words: np.ndarray, eqn: Any) -> np.ndarray:
     axis, backward = eqn.params["axis"], eqn.params["reverse"]
     turned = np.flip(words, axis) if backward else words
@@ -244,27 +254,95 @@ def _convolution(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [wide.transpose(np.argsort(numbers.out_spec))]
 
 
-def _indexed(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    """A gather: each output is one number of the operand, which one is not known here."""
+def _places(
+    reader: _Reader,
+    shape: Sequence[int],
+    extents: Sequence[int],
+    sizes: Sequence[int],
+    dropped: Sequence[int] = (),
+    offsets: Sequence[int] | None = None,
+    batched: dict[int, int] | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Where in an operand the numbers of a gather's result, or of a scatter's updates, might lie.
+
+    Args:
+        reader: draws where each window starts, which is not known here.
+        shape: of the result, or of the updates.
+        extents: of the operand.
+        sizes: of a window.
+        dropped: axes of the operand of which `shape` has none.
+        offsets: the axes of `shape` that run along a window; None for all of them.
+        batched: for axes of the operand that both have, which of the other axes of `shape` it is.
+
+    Returns:
+        For each axis of the operand an array of places, of this shape.
+    """
+    offsets, batched = range(len(shape)) if offsets is None else offsets, batched or {}
+    across = [axis for axis in range(len(shape)) if axis not in offsets]
+    lengths = [shape[axis] for axis in across]
+    along = lambda numbers, axes: numbers.reshape([n if axis in axes else 1 for axis, n in enumerate(shape)])
+    free = [d for d, size in enumerate(sizes) if size < extents[d] and d not in batched]
+    starts = dict(zip(free, reader.starts(prod(lengths), [extents[d] - sizes[d] + 1 for d in free]), strict=True))
+    found, windows = [], iter(offsets)
+    for d, size in enumerate(sizes):
+        place = np.zeros(shape, int)
+        if d in batched:
+            place = place + along(np.arange(extents[d]), [across[batched[d]]])
+        if d in starts:
+            place = place + along(starts[d], across)
+        if d not in dropped:
+            place = place + along(np.arange(size), [next(windows)])
+        found.append(place)
+    return tuple(found)
+
+
+def _gathered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     if operands[0] is None:
         return _everything(eqn, operands)
-    flat = operands[0].reshape(-1)
-    size = prod(eqn.outvars[0].aval.shape)
-    places = np.arange(size) if size == flat.size else reader.random.integers(0, max(1, flat.size), size)
-    return [flat[places].reshape(eqn.outvars[0].aval.shape)]
+    numbers = eqn.params["dimension_numbers"]
+    places = _places(
+        reader,
+        eqn.outvars[0].aval.shape,
+        operands[0].shape,
+        eqn.params["slice_sizes"],
+        (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims),
+        numbers.offset_dims,
+        dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)),
+    )
+    return [operands[0][places]]
 
 
 def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    """A scatter: each number of the updates goes to one place, which one is not known here."""
-    updates = operands[2] if eqn.primitive.name.startswith("scatter") else operands[1]
-    base = operands[0]
+    base, _, updates = operands
     words = np.zeros(eqn.outvars[0].aval.shape, np.uint64) if base is None else base.copy()
     if updates is not None:
-        flat = words.reshape(-1)
-        count = updates.size
-        places = np.arange(count) if count == flat.size else reader.random.integers(0, max(1, flat.size), count)
-        np.bitwise_or.at(flat, places, updates.reshape(-1))
-        words = flat.reshape(words.shape)
+        numbers = eqn.params["dimension_numbers"]
+        dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+        sizes = iter([updates.shape[axis] for axis in numbers.update_window_dims])
+        places = _places(
+            reader,
+            updates.shape,
+            words.shape,
+            [1 if d in dropped else next(sizes) for d in range(words.ndim)],
+            dropped,
+            numbers.update_window_dims,
+            dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True)),
+        )
+        np.bitwise_or.at(words, places, updates)
+    return [words]
+
+
+def _sliced(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    if operands[0] is None:
+        return _everything(eqn, operands)
+    size = eqn.params["slice_sizes"]
+    return [operands[0][_places(reader, size, operands[0].shape, size)]]
+
+
+def _updated(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    shape, size = eqn.outvars[0].aval.shape, eqn.invars[1].aval.shape
+    words = np.zeros(shape, np.uint64) if operands[0] is None else operands[0].copy()
+    words[_places(reader, size, shape, size)] = 0 if operands[1] is None else operands[1]
     return [words]
 
 
@@ -283,11 +361,13 @@ _RULES: dict[str, Callable[[_Reader, Any, Masks], Masks]] = {
     "stack": _joined(np.stack, "axis"),
     "tile": _moved(lambda w, eqn: np.tile(w, eqn.params["reps"])),
     "split": _split,
+    "unstack": _unstack,
     "sort": _sort,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
-    "gather": _indexed,
-    "dynamic_slice": _indexed,
-    "dynamic_update_slice": _scattered,
-    **dict.fromkeys(("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul"), _scattered),
+    "gather": _gathered,
+    "dynamic_slice": _sliced,
+    "dynamic_update_slice": _updated,
+    **dict.fromkeys((f"scatter{sign}{kind}" for sign in "-_" for kind in ("add", "mul", "min", "max")), _scattered),
+    "scatter": _scattered,
 }
