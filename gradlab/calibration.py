@@ -42,6 +42,7 @@ def cases() -> list[Case]:
         for size in (8, 600)
     ]
     found += [(lambda a, b: a @ b, (line(m, k), line(k, n))) for m, k, n in _PRODUCTS]
+    found += [(lambda a, b: a @ b, (line(*shape), line(*shape))) for shape in _BATCHES]
     found += [(lambda x, i: x[i] * 2.0, (line(n), places(n))) for n in (1_000, 100_000)]
     found += [(lambda x, i: jnp.zeros_like(x).at[i].add(x), (line(n), places(n))) for n in (1_000, 30_000)]
     rows = lambda n: lambda w, i: jnp.zeros((len(w), n)).at[:, i % n].add(w)
@@ -69,6 +70,9 @@ _PRODUCTS = (
     (16, 1024, 1024),
     (500, 500, 1),
 )
+
+
+_BATCHES = ((2000, 2, 2), (1000, 6, 6), (1000, 8, 8), (200, 32, 32))
 
 
 def _chain(function: Callable[[Any], Any], count: int, x: jax.Array) -> jax.Array:

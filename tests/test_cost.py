@@ -49,6 +49,32 @@ def test_a_product_counts_its_operations():
     assert (kernel.kind, kernel.flops) == ("product", 2 * 3 * 5 * 7)
 
 
+@pytest.mark.parametrize(("left", "right", "calls", "tiny"), [
+    ((9, 8, 7), (9, 7, 8), 9, 0),
+    ((8, 7), (7, 8), 1, 0),
+    ((9, 3, 2), (9, 2, 6), 0, 2 * 9 * 3 * 2 * 6),
+    ((800, 700), (700,), 0, 0),
+])  # fmt: skip
+def test_a_product_of_matrices_calls_a_library_unless_they_are_tiny(left, right, calls, tiny):
+    (kernel,) = work(trace(jnp.matmul, shape(*left), shape(*right))).kernels
+    assert (kernel.calls, kernel.tiny) == (calls, tiny)
+    assert (kernel.flops > 0) == (tiny == 0)
+
+
+def test_what_is_broadcast_is_computed_anew_by_a_map_and_not_by_a_sum():
+    product = lambda x, y: jnp.sin(x) * y
+    (mapped,) = work(trace(product, shape(100), shape(50, 100))).kernels
+    (summed,) = work(trace(lambda x, y: jnp.sum(product(x, y), axis=1), shape(100), shape(50, 100))).kernels
+    assert (mapped.slow, summed.slow) == (50 * 100, 100)
+
+
+def test_a_transposition_reads_across_the_rows_of_what_is_stored():
+    turned = lambda *sizes: work(trace(lambda x: jnp.moveaxis(x, 0, -1) + 1.0, shape(*sizes))).kernels[0].turned
+    assert turned(300, 200) == 300 * 200 and turned(300, 1) == turned(1, 300) == 0
+    assert turned(256, 1024) > 3 * turned(256, 1000)
+    assert work(trace(lambda x: (x[:, None] * jnp.arange(300.0)).T + 1.0, shape(200))).kernels[0].turned < 1000
+
+
 @pytest.mark.parametrize(("f", "better", "worse"), [
     (lambda t: t[0] * jnp.sin(jnp.arange(2000.0)), jax.jacfwd, jax.jacrev),
     (lambda x: jnp.sum(jnp.sin(x)), jax.jacrev, jax.jacfwd),
