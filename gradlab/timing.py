@@ -148,10 +148,11 @@ def interleaved(
     one_round = sum(t * k for t, k in zip(first, inner, strict=True))
     rounds = repeats or max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
     times: list[list[float]] = [[] for _ in runs]
-    for i in range(rounds):
+    order = np.random.default_rng(0)
+    for _ in range(rounds):
         # In another order each round, and the short ones after a call that brings back what the one before displaced:
-        # no program is always the one that finds cold caches.
-        for j in (*range(i % len(runs), len(runs)), *range(i % len(runs))):
+        # no program always comes after the same one, nor always finds cold caches and sleeping threads.
+        for j in order.permutation(len(runs)):
             if inner[j] > 1:
                 _seconds(runs[j], 1)
             times[j].append(_seconds(runs[j], inner[j]) / inner[j])
