@@ -89,6 +89,12 @@ def test_memory_counts_what_is_alive():
     assert work(trace(many, shape(1000))).peak_bytes >= 2 * 4 * 1000**2
 
 
+def test_a_call_needs_no_more_memory_than_what_it_holds():
+    body = lambda x: jnp.cumsum(x) * 2.0
+    nested = jax.jit(jax.jit(jax.jit(body)))
+    assert work(trace(nested, shape(1000))).peak_bytes == work(trace(body, shape(1000))).peak_bytes
+
+
 def test_a_loop_writes_over_what_it_carries():
     filled = lambda x: jax.lax.fori_loop(0, 1000, lambda i, a: a.at[i].set(jnp.sin(x)), jnp.zeros((1000, 1000)))
     matrix = 4 * 1000**2

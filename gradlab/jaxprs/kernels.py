@@ -24,8 +24,9 @@ MOST_JOINED = 64
 # Numbers that lie a multiple of so many bytes apart share a few places of a CPU's cache and drive each other out of it:
 # 18 ns each to scatter over rows of 1024 float32 numbers, 3 ns over rows of 1000.
 PAGE = 4096
-# Of a transposition the same: 0.6 ns a number, 1.6 to 2.9 where they are read a multiple of a page apart.
-PAGED = 4
+# A transposition that reads numbers a multiple of so many bytes apart suffers from it too: 1 to 1.7 ns for each, which
+# counts as `PAGED` of the others, 0.2 to 0.6 ns.
+QUARTER, PAGED = PAGE // 4, 4
 # Matrices of no more rows and columns than this are multiplied by loops on the spot, larger ones by calling a library.
 TINY = 6
 # A `while_loop` says nothing of its length; all derivatives of one function share it, so that any number will do.
@@ -68,7 +69,7 @@ class Kernel:
         simple, slow, gathered: numbers made by additions and the like, by functions such as the sine, by indexing.
         flops: of the operator that ends it; for a sort comparisons, for a scatter numbers written.
         strided: numbers that a scatter writes a multiple of `PAGE` from the one before.
-        turned: numbers that a transposition reads across the rows; a multiple of `PAGE` apart, each counts as `PAGED`.
+        turned: numbers that a transposition reads across rows; a multiple of `QUARTER` apart, each counts as `PAGED`.
         calls, tiny: of matrix products, how many a library is called for, and operations of those that it is not.
         inner: whether it runs inside a loop.
     """
@@ -242,17 +243,20 @@ class _Reader:
         for v in _variables(eqn.invars):
             yield from self._stored(v)
         name = eqn.primitive.name
+        results = _bytes_of(eqn.outvars)
         if name == "cond":
             branches = [self._inside(branch, self.inner) for branch in eqn.params["branches"]]
             kernels, peak = max(branches, key=lambda b: sum(k.read + k.written + k.flops for k in b[0]))
+            peak -= results  # they are alive in there already
         elif name in CALLS:
             kernels, peak = self._inside(called(eqn), self.inner)
+            peak -= results
         else:
             kernels, peak = self._loop(eqn)
         yield from kernels
         for v in filter(lambda v: self._dies(v, i), _carried(eqn)):
             self._free(v, i)
-        self._keep(eqn.outvars, peak)
+        self._keep(eqn.outvars, max(0, peak))
 
     def _inside(self, closed: Any, inner: bool) -> tuple[list[Kernel], int]:
         reader = _Reader(closed, inner)
@@ -340,7 +344,7 @@ def _turned(eqn: Any) -> float:
     stride = prod(operand.shape[axis + 1 :])
     if stride == 1 or operand.shape[axis] == 1:
         return 0.0
-    return float(operand.size) * (PAGED if stride * getattr(operand.dtype, "itemsize", 4) % PAGE == 0 else 1)
+    return float(operand.size) * (PAGED if stride * getattr(operand.dtype, "itemsize", 4) % QUARTER == 0 else 1)
 
 
 def _arithmetic(kind: Kind, eqn: Any) -> dict[str, Any]:
