@@ -61,11 +61,17 @@ def test_a_product_of_matrices_calls_a_library_unless_they_are_tiny(left, right,
     assert (kernel.flops > 0) == (tiny == 0)
 
 
-def test_what_is_broadcast_is_computed_anew_by_a_map_and_not_by_a_sum():
-    product = lambda x, y: jnp.sin(x) * y
-    (mapped,) = work(trace(product, shape(100), shape(50, 100))).kernels
-    (summed,) = work(trace(lambda x, y: jnp.sum(product(x, y), axis=1), shape(100), shape(50, 100))).kernels
-    assert (mapped.slow, summed.slow) == (50 * 100, 100)
+@pytest.mark.parametrize(("f", "sizes", "times"), [
+    (jnp.sin, (100,), 50),
+    (jnp.sin, (50, 1), 1),
+    (jnp.sin, (), 1),
+    (jnp.tanh, (100,), 1),
+])  # fmt: skip
+def test_what_is_broadcast_is_computed_anew_where_it_counts_as_cheap(f, sizes, times):
+    (mapped,) = work(trace(lambda x, y: f(x) * y, shape(*sizes), shape(50, 100))).kernels
+    (summed,) = work(trace(lambda x, y: jnp.sum(f(x) * y, axis=1), shape(*sizes), shape(50, 100))).kernels
+    size = max(1, *sizes) if sizes else 1
+    assert (mapped.slow, summed.slow) == (size * times, size)
 
 
 def test_a_transposition_reads_across_the_rows_of_what_is_stored():

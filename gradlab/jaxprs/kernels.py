@@ -41,6 +41,8 @@ _SLOW = frozenset(
     exp exp2 expm1 log log1p sin cos tan tanh sinh cosh asin acos atan atan2 asinh acosh atanh logistic pow erf
     erfc erf_inv lgamma digamma sqrt rsqrt cbrt""")
 )
+# XLA counts these as cheap, and joins them to what they are broadcast to; all other slow ones it computes before.
+_REMADE = ("sin", "cos", "tan")
 _FACTORS = """cholesky lu qr geqrf eigh eig svd triangular_solve householder_product tridiagonal_solve
 custom_linear_solve"""
 # Additions, shifts and the like of a random word: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011):
@@ -221,12 +223,7 @@ class _Reader:
     def _kernel(self, kind: Kind, operators: frozenset[int], sources: frozenset[Any], written: float) -> Kernel:
         parts = [self.own[i] for i in operators]
         total = lambda name: sum(getattr(p, name) for p in parts)
-        slow = total("slow")
-        if kind == "map" and not any(self.eqns[i].primitive.name == "transpose" for i in operators):
-            # What is smaller than the rest is computed anew for each number that it is broadcast to, unless the
-            # innermost loop runs along the axis that it is broadcast along, as it does behind a transposition.
-            extent = max((p.written for p in parts), default=0.0)
-            slow = sum(p.slow * extent / p.written for p in parts if p.slow)
+        slow = total("slow") + (self._remade(operators) if kind == "map" else 0.0)
         # A slice reads what it keeps; only what ends a kernel reads more than it writes.
         most = max((p.written for p in parts), default=0.0) if kind == "map" else float("inf")
         read = sum(min(float(_bytes(v)), most) for v in sources)
@@ -234,6 +231,21 @@ class _Reader:
         # Numbers that are made on the spot are made in any order.
         turned = total("turned") * min(1.0, read / max(1.0, written)) if kind == "map" else 0.0
         return Kernel(kind, 1.0, read, written, slow=slow, turned=turned, inner=self.inner, **counts)
+
+    def _remade(self, operators: frozenset[int]) -> float:
+        """How many slow numbers a kernel makes again: those that are broadcast, where XLA takes them for cheap.
+
+        Not along the axis of the innermost loop, from which a compiler moves them out; nor behind a transposition,
+        where that is another axis.
+        """
+        names = {i: self.eqns[i].primitive.name for i in operators}
+        if "transpose" in names.values():
+            return 0.0
+        shapes = {i: self.eqns[i].outvars[0].aval.shape for i in operators}
+        widest = max(operators, key=lambda i: self.own[i].written)
+        again = lambda i: names[i] in _REMADE and shapes[i] and shapes[i][-1] == shapes[widest][-1]
+        extent = self.own[widest].written
+        return sum(self.own[i].slow * (extent / self.own[i].written - 1) for i in operators if again(i))
 
     def _keep(self, variables: list[Any], extra: int = 0) -> None:
         self.alive += _bytes_of(variables)
