@@ -1,6 +1,6 @@
 """What can be moved by hand: the numbers of each are computed here, by the library, when the site is built.
 
-`explore.js` looks them up and draws them. It computes no derivative.
+`explore.js` looks them up and draws them, on the stages of `stage.js`. Neither computes a derivative.
 """
 
 from collections.abc import Callable, Sequence
