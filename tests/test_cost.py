@@ -74,6 +74,17 @@ def test_what_is_broadcast_is_computed_anew_where_it_counts_as_cheap(f, sizes, t
     assert (mapped.slow, summed.slow) == (size * times, size)
 
 
+def test_empty_arrays_cost_next_to_nothing_and_depend_on_nothing():
+    assert predicted(lambda x: (jnp.sin(x[:0]), 2.0 * x), shape(4)) < 1e-3
+
+    def f(x):
+        none = x[:0].at[jnp.array([0, 1])].add(x[:2])  # out of bounds, and dropped
+        return jnp.concatenate([none, jnp.cos(x)])
+
+    push = trace(lambda v, x: jax.jvp(f, (x,), (v,))[1], jnp.ones(4), jnp.ones(4))
+    assert density(push) == 1 / 4
+
+
 def test_a_transposition_reads_across_the_rows_of_what_is_stored():
     turned = lambda *sizes: work(trace(lambda x: jnp.moveaxis(x, 0, -1) + 1.0, shape(*sizes))).kernels[0].turned
     assert turned(300, 200) == 300 * 200 and turned(300, 1) == turned(1, 300) == 0

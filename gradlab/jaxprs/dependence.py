@@ -297,7 +297,7 @@ def _places(
 
 
 def _gathered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    if operands[0] is None:
+    if operands[0] is None or not operands[0].size:
         return _everything(eqn, operands)
     numbers = eqn.params["dimension_numbers"]
     places = _places(
@@ -315,7 +315,7 @@ def _gathered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
 def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     base, _, updates = operands
     words = np.zeros(eqn.outvars[0].aval.shape, np.uint64) if base is None else base.copy()
-    if updates is not None:
+    if updates is not None and words.size:
         numbers = eqn.params["dimension_numbers"]
         dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
         sizes = iter([updates.shape[axis] for axis in numbers.update_window_dims])
@@ -333,7 +333,7 @@ def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
 
 
 def _sliced(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
-    if operands[0] is None:
+    if operands[0] is None or not operands[0].size:
         return _everything(eqn, operands)
     size = eqn.params["slice_sizes"]
     return [operands[0][_places(reader, size, operands[0].shape, size)]]

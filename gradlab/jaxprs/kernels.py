@@ -243,7 +243,7 @@ class _Reader:
             return 0.0
         shapes = {i: self.eqns[i].outvars[0].aval.shape for i in operators}
         widest = max(operators, key=lambda i: self.own[i].written)
-        again = lambda i: names[i] in _REMADE and shapes[i] and shapes[i][-1] == shapes[widest][-1]
+        again = lambda i: names[i] in _REMADE and self.own[i].slow and shapes[i][-1:] == shapes[widest][-1:] != ()
         extent = self.own[widest].written
         return sum(self.own[i].slow * (extent / self.own[i].written - 1) for i in operators if again(i))
 
