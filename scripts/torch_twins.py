@@ -108,7 +108,7 @@ def equilibrium(x: Tensor, weight: Tensor) -> Tensor:
     return z
 
 
-# Systems of equations and wavefunctions.
+# Systems of equations, a surface, wavefunctions.
 
 
 def broyden_tridiagonal(x: Tensor) -> Tensor:
@@ -119,6 +119,14 @@ def broyden_tridiagonal(x: Tensor) -> Tensor:
 def brown_almost_linear(x: Tensor) -> Tensor:
     linear = x[:-1] + torch.sum(x) - (x.shape[0] + 1.0)
     return torch.cat([linear, torch.prod(x)[None] - 1.0])
+
+
+def minimal_surface(heights: Tensor, frame: Tensor) -> Tensor:
+    side = 1.0 / (frame.shape[0] - 1)
+    middle = torch.cat([frame[1:-1, :1], heights, frame[1:-1, -1:]], dim=1)
+    whole = torch.cat([frame[:1], middle, frame[-1:]])
+    down, up = whole[1:, 1:] - whole[:-1, :-1], whole[1:, :-1] - whole[:-1, 1:]
+    return torch.sum(torch.sqrt(side**4 + 0.5 * side**2 * (down**2 + up**2)))
 
 
 def harmonic_trap(x: Tensor, stiffness: Tensor) -> Tensor:
@@ -205,6 +213,91 @@ def bundle_adjustment(params: PyTree, seen: Tensor, camera_of: Tensor, point_of:
 def robot_arm(angles: Tensor, lengths: Tensor) -> Tensor:
     heading = torch.cumsum(angles, 0)
     return torch.stack([lengths @ torch.cos(heading), lengths @ torch.sin(heading)])
+
+
+# Assembled over a graph or a mesh.
+
+
+def springs(positions: Tensor, ends: Tensor, stiffness: Tensor, lengths: Tensor) -> Tensor:
+    stretch = positions[ends[:, 1]] - positions[ends[:, 0]]
+    return torch.sum(0.5 * stiffness * (torch.linalg.vector_norm(stretch, dim=1) - lengths) ** 2)
+
+
+def finite_elements(u: Tensor, points: Tensor, triangles: Tensor, load: Tensor) -> Tensor:
+    corners = points[triangles]
+    across = torch.roll(corners, -2, 1) - torch.roll(corners, -1, 1)
+    double = across[:, 0, 0] * across[:, 1, 1] - across[:, 0, 1] * across[:, 1, 0]
+    hats = torch.stack([-across[..., 1], across[..., 0]], dim=-1) / double[:, None, None]
+    corner = u[triangles]
+    middle = torch.mean(corner, dim=1)
+    slope = torch.einsum("ta,tad->td", corner, hats)
+    flux = torch.einsum("tad,td->ta", hats, (1.0 + middle**2)[:, None] * slope)
+    source = (middle - torch.mean(load[triangles], dim=1)) / 3.0
+    pieces = 0.5 * double[:, None] * (flux + source[:, None])
+    return torch.index_add(torch.zeros_like(u), 0, triangles.flatten(), pieces.flatten())
+
+
+def pose_graph(poses: Tensor, pairs: Tensor, seen: Tensor) -> Tensor:
+    here, there = poses[pairs[:, 0]], poses[pairs[:, 1]]
+    cos, sin = torch.cos(here[:, 2]), torch.sin(here[:, 2])
+    east, north, turn = (there - here).unbind(dim=1)
+    return torch.stack([cos * east + sin * north, cos * north - sin * east, turn], dim=1) - seen
+
+
+def reaction_network(amounts: Tensor, rates: Tensor, used: Tensor, made: Tensor) -> Tensor:
+    speed = rates * torch.prod(amounts[used], dim=1)
+    change = torch.index_add(torch.zeros_like(amounts), 0, made.flatten(), torch.repeat_interleave(speed, 2))
+    return torch.index_add(change, 0, used.flatten(), -torch.repeat_interleave(speed, 2))
+
+
+# Sequences.
+
+
+def kalman_filter(log_variances: Tensor, series: Tensor) -> Tensor:
+    noise, *drift = torch.exp(log_variances).unbind()
+    advance = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=series.dtype, device=series.device)
+    restless = torch.diag(torch.stack(drift))
+    values = series.unbind()
+    mean = torch.stack([values[0], torch.zeros_like(values[0])])
+    covariance = 10.0 * torch.eye(2, dtype=series.dtype, device=series.device)
+    total = torch.zeros_like(noise)
+    for seen in values:
+        mean, covariance = advance @ mean, advance @ covariance @ advance.T + restless
+        error, variance = seen - mean[0], covariance[0, 0] + noise
+        gain = covariance[:, 0] / variance
+        mean, covariance = mean + gain * error, covariance - torch.outer(gain, covariance[0])
+        total = total + 0.5 * (error**2 / variance + torch.log(2.0 * math.pi * variance))
+    return total
+
+
+def cart_pole(state: Tensor, force: Tensor) -> Tensor:
+    _, angle, speed, spin = state.unbind(dim=-1)
+    sin, cos = torch.sin(angle), torch.cos(angle)
+    inertia = 1.0 + 0.3 * (1.0 - cos**2)
+    push = force + 0.3 * 0.5 * sin * spin**2
+    acceleration = (push + 0.3 * 9.81 * cos * sin) / inertia
+    return torch.stack([speed, spin, acceleration, -(push * cos + 1.3 * 9.81 * sin) / (0.5 * inertia)], dim=-1)
+
+
+def collocation(path: PyTree, step: Tensor) -> Tensor:
+    states = path["states"]
+    slopes = cart_pole(states, path["forces"])
+    return states[1:] - states[:-1] - 0.5 * step * (slopes[1:] + slopes[:-1])
+
+
+def backbone(torsions: Tensor, bend: Tensor) -> Tensor:
+    none, one = torch.zeros_like(bend), torch.ones_like(bend)
+    cos, sin = torch.cos(bend), torch.sin(bend)
+    fold = torch.stack([cos, -sin, none, sin, cos, none, none, none, one]).reshape(3, 3)
+    frame = torch.eye(3, dtype=torsions.dtype, device=torsions.device)
+    place, atoms = torch.zeros_like(frame[0]), []
+    for torsion in torsions.unbind():
+        cos, sin = torch.cos(torsion), torch.sin(torsion)
+        twist = torch.stack([one, none, none, none, cos, -sin, none, sin, cos]).reshape(3, 3)
+        frame = frame @ twist @ fold
+        place = place + frame[:, 0]
+        atoms.append(place)
+    return torch.stack(atoms)
 
 
 # Losses of machine learning.
@@ -296,6 +389,7 @@ TWINS: dict[str, Callable] = {
     "equilibrium": equilibrium,
     "broyden_tridiagonal": broyden_tridiagonal,
     "brown_almost_linear": brown_almost_linear,
+    "minimal_surface": minimal_surface,
     "harmonic_trap": harmonic_trap,
     "hydrogen": hydrogen,
     "wavefunction": wavefunction,
@@ -305,6 +399,13 @@ TWINS: dict[str, Callable] = {
     "brusselator": brusselator,
     "bundle_adjustment": bundle_adjustment,
     "robot_arm": robot_arm,
+    "springs": springs,
+    "finite_elements": finite_elements,
+    "pose_graph": pose_graph,
+    "reaction_network": reaction_network,
+    "kalman_filter": kalman_filter,
+    "collocation": collocation,
+    "backbone": backbone,
     "digits_softmax": digits_softmax,
     "digits_mlp": digits_mlp,
     "digits_attention": digits_attention,

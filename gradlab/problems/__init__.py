@@ -10,14 +10,20 @@ publications named in each record's `source`.
 from typing import get_args
 
 from gradlab.errors import OptionError, TargetError, nearest
-from gradlab.problems import digits, learning, numerics, one_way, science, shapes
+from gradlab.problems import assembly, digits, learning, numerics, one_way, science, sequences, shapes
 from gradlab.problems.record import Problem
 from gradlab.types import Quantity
 
 __all__ = ["TABLE", "Problem", "digits", "for_quantity", "get", "names"]
 
 TABLE: tuple[Problem, ...] = (
-    shapes.PROBLEMS + one_way.PROBLEMS + numerics.PROBLEMS + science.PROBLEMS + learning.PROBLEMS
+    shapes.PROBLEMS
+    + one_way.PROBLEMS
+    + numerics.PROBLEMS
+    + science.PROBLEMS
+    + assembly.PROBLEMS
+    + sequences.PROBLEMS
+    + learning.PROBLEMS
 )
 
 

@@ -1,4 +1,4 @@
-"""Test functions of numerical analysis and of quantum mechanics: systems of equations and wavefunctions."""
+"""Test functions of numerical analysis and of quantum mechanics: systems of equations, a surface, wavefunctions."""
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,40 @@ def brown_almost_linear_jacobian(x: Array) -> Array:
 def _make_brown_almost_linear(key: Array, size: int) -> Made:
     # A spread of 1/√size keeps the product of any number of factors near 1.
     return brown_almost_linear, (jnp.exp(jax.random.normal(key, (size,)) / size**0.5),)
+
+
+# A surface.
+
+
+def _diagonals(heights: Array, frame: Array) -> tuple[Array, Array]:
+    """The differences along both diagonals of each cell of the framed heights."""
+    whole = frame.at[1:-1, 1:-1].set(heights)
+    return whole[1:, 1:] - whole[:-1, :-1], whole[1:, :-1] - whole[:-1, 1:]
+
+
+def minimal_surface(heights: Array, frame: Array) -> Array:
+    """The area Σ √(h⁴ + ½ h² (d² + e²)) over the unit square's cells of side h, d and e the differences across each.
+
+    heights[n n] are the free ones, and the edge of frame[n+2 n+2] holds them.
+    """
+    down, up = _diagonals(heights, frame)
+    side = 1.0 / (frame.shape[0] - 1)
+    return jnp.sum(jnp.sqrt(side**4 + 0.5 * side**2 * (down**2 + up**2)))
+
+
+def minimal_surface_gradient(heights: Array, frame: Array) -> Array:
+    """Each cell pulls its corners by ½ h² d / √… and ½ h² e / √…, one way and the other."""
+    down, up = _diagonals(heights, frame)
+    side = 1.0 / (frame.shape[0] - 1)
+    pull = 0.5 * side**2 / jnp.sqrt(side**4 + 0.5 * side**2 * (down**2 + up**2))
+    down, up = pull * down, pull * up
+    return down[:-1, :-1] - down[1:, 1:] + up[:-1, 1:] - up[1:, :-1]
+
+
+def _make_minimal_surface(key: Array, size: int) -> Made:
+    place = jnp.linspace(0.0, 1.0, size + 2)
+    frame = jnp.sin(3.0 * place)[:, None] + place[None] ** 2
+    return minimal_surface, (frame[1:-1, 1:-1] + 0.05 * jax.random.normal(key, (size, size)), frame)
 
 
 # Logarithms of wavefunctions: the local kinetic energy is -½ (Δ log ψ + |∇ log ψ|²).
@@ -118,6 +152,15 @@ PROBLEMS: tuple[Problem, ...] = (
         "`size` equations, all linear but a product: a dense Jacobian",
         f"{_MORE}, problem 27",
         brown_almost_linear_jacobian,
+    ),
+    Problem(
+        "minimal_surface",
+        ("gradient", "hessian", "hvp"),
+        _make_minimal_surface,
+        22,
+        "the area of a surface over `size` x `size` cells that hangs from its frame: 9 entries in a row of the Hessian",
+        "Averick, Carter, Moré and Xue, The MINPACK-2 test problem collection, 1992, section 4.3",
+        minimal_surface_gradient,
     ),
     Problem(
         "harmonic_trap",
