@@ -18,6 +18,9 @@ from gradlab.types import MODES, Fn, PyTree, Quantity
 
 # Predictions are right within a factor of ten: a mode that is further over the budget is not even compiled.
 HOPELESS = 10.0
+# Predictions are off by ten at times; a mode that is predicted to take so many times as long as another one is not the
+# fastest, and one call of it may take minutes.
+FAR = 100.0
 VALUE = "the function itself"
 
 Status = Literal["ok", "wrong", "unsupported", "unavailable", "skipped", "failed"]
@@ -155,7 +158,8 @@ def compare(
         modes: the modes to compare; all but `auto` where None.
         repeats: rounds of timing; as many as fit into the budget where None (5 at least, 200 at most).
         budget: seconds of timing for all modes together, 1 where None. A mode whose first run alone is over it is
-            skipped, as is one that is predicted to be ten times over it.
+            skipped, as is one that is predicted to be ten times over it. Where modes is None, so is one that is
+            predicted to take a hundred times as long as the fastest.
         memory_limit: bytes; a mode whose compiled program needs more is skipped.
 
     Returns:
@@ -181,7 +185,7 @@ def compare(
     if of == "hvp":
         args = (args[0], trees.random_like(jax.random.key(0), args[0]), *args[1:])
     value = compiled(_value(f, of), *args)
-    hopeless = _hopeless(predicted, budget or 1.0)
+    hopeless = _hopeless(predicted, budget or 1.0, FAR if modes is None else np.inf)
     tried = {mode: hopeless.get(mode) or _try(_derivative(f, of, mode), args, mode, memory_limit) for mode in asked}
     programs = {mode: one for mode, one in tried.items() if isinstance(one, Program)}
     rows = {mode: one for mode, one in tried.items() if isinstance(one, Row)}
@@ -242,10 +246,11 @@ def _predicted(f: Fn, args: tuple, of: Quantity) -> Prediction | None:
         return None
 
 
-def _hopeless(predicted: Prediction | None, budget: float) -> dict[str, Row]:
-    """The modes that are not even compiled: far over the budget, or over all memory that there is."""
+def _hopeless(predicted: Prediction | None, budget: float, far: float) -> dict[str, Row]:
+    """The modes that are not even compiled: far over the budget or all memory there is, or far behind the fastest."""
     limit = choice.device_limit() or np.inf
     rows = {}
+    least = min((e.seconds for e in (predicted.rows if predicted else ()) if e.seconds is not None), default=np.inf)
     for found in predicted.rows if predicted else ():
         if found.bytes is not None and found.bytes > limit:
             rows[found.mode] = Row(
@@ -253,6 +258,9 @@ def _hopeless(predicted: Prediction | None, budget: float) -> dict[str, Row]:
             )
         elif found.seconds is not None and found.seconds > HOPELESS * budget:
             reason = f"predicted to take {found.seconds:.2g} s a call, far over budget={budget:g}"
+            rows[found.mode] = Row(found.mode, "skipped", reason=reason)
+        elif found.seconds is not None and found.seconds > far * least:
+            reason = f"predicted to take {found.seconds / least:.0f} times as long as the fastest; name it in modes= to see"
             rows[found.mode] = Row(found.mode, "skipped", reason=reason)
     return rows
 

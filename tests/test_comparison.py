@@ -120,6 +120,14 @@ def test_what_is_predicted_to_be_hopeless_is_not_even_compiled():
     assert rows["forward_over_forward"].compile_seconds is None
 
 
+def test_what_is_predicted_to_be_far_behind_is_measured_where_it_is_named():
+    f, (x,) = lambda x: jnp.sum((x[1:] - x[:-1] ** 2) ** 2), (jnp.linspace(0.5, 1.5, 700),)
+    far = by_mode(gl.compare(f, x, of="hessian", repeats=1))["forward_over_forward"]
+    assert far.status == "skipped" and "modes=" in far.reason and far.compile_seconds is None
+    named = gl.compare(f, x, of="hessian", modes=[far.mode, "forward_over_reverse"], repeats=1, budget=60)
+    assert {row.status for row in named.rows} == {"ok"}
+
+
 def test_chosen_modes_are_the_rows():
     assert [row.mode for row in gl.compare(CUBE, X, modes=["reverse"], repeats=1).rows] == ["reverse"]
 
