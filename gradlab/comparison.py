@@ -260,7 +260,8 @@ def _hopeless(predicted: Prediction | None, budget: float, far: float) -> dict[s
             reason = f"predicted to take {found.seconds:.2g} s a call, far over budget={budget:g}"
             rows[found.mode] = Row(found.mode, "skipped", reason=reason)
         elif found.seconds is not None and found.seconds > far * least:
-            reason = f"predicted to take {found.seconds / least:.0f} times as long as the fastest; name it in modes= to see"
+            times = f"{found.seconds / least:.0f} times as long as the fastest"
+            reason = f"predicted to take {times}; name it in modes= to have it timed"
             rows[found.mode] = Row(found.mode, "skipped", reason=reason)
     return rows
 

@@ -2,8 +2,8 @@
 
 A bit stands for an input, and a number is a word of bits: the inputs that it depends on. The words go through the
 program in its order, one NumPy operation or two for each operator. Where an operator's indices are known only when it
-runs, others of the same shape stand for them: the estimate is of how many dependences there are, and not of which. So
-the derivative of a sort, which gathers by an order that hangs on the values, counts as the permutation that it is at
+runs, others of the same shape stand for them: the estimate is then of how many dependences there are, and not of which.
+So the derivative of a sort, which gathers by an order that hangs on the values, counts as the permutation that it is at
 one point. What finds the pattern itself is asked only after this says that it is worth asking.
 """
 
@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from gradlab.jaxprs.indices import MOVES, Indices, Move, Values, computed
+from gradlab.jaxprs.loops import while_constants
 from gradlab.jaxprs.program import Traced
 from gradlab.jaxprs.reading import CALLS, CUMULATES, REDUCES, called, jaxpr_of, programs, scan_counts
 
 SAMPLES = 64  # bits of a word
 # Operators looked at, those of every iteration counted: beyond it a loop's iterations are taken together.
-MOST_OPERATORS = 2000
+MOST_OPERATORS = 4000
 ROUNDS = 4  # until the carry of a loop depends on all that it will
 
 Masks = list[np.ndarray | None]  # None: depends on no input
+Rule = Callable[[Any, Masks, Indices], Masks]
 
 
 def density(program: Traced, leaves: int = 1) -> float:
@@ -41,11 +44,13 @@ def density(program: Traced, leaves: int = 1) -> float:
     shapes = [v.aval.shape for v in jaxpr.invars[:leaves]]
     ends = np.cumsum([prod(shape) for shape in shapes])
     words = np.zeros(ends[-1], np.uint64)
-    chosen = np.unique(np.linspace(0, ends[-1] - 1, min(ends[-1], SAMPLES)).astype(int))
+    # One of each stretch, at random: evenly spaced ones might all be, say, the first of three coordinates.
+    edges = np.linspace(0, ends[-1], min(ends[-1], SAMPLES) + 1).astype(int)
+    chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:])
     words[chosen] = np.uint64(1) << np.arange(len(chosen), dtype=np.uint64)
     parts = [part.reshape(shape) for part, shape in zip(np.split(words, ends[:-1]), shapes, strict=True)]
     given: Masks = [*parts, *(None for _ in jaxpr.invars[leaves:])]
-    results = _Reader().run(jaxpr, given)
+    results, _ = _Reader().run(program.closed, given, [None] * len(given))
     total = sum(prod(v.aval.shape) for v in jaxpr.outvars)
     found = sum(int(np.bitwise_count(r).sum()) for r in results if r is not None)
     return found / max(1, total * len(chosen))
@@ -58,64 +63,79 @@ class _Reader:
         self.looked = 0
         self.random = np.random.default_rng(0)
 
-    def run(self, jaxpr: Any, given: Masks) -> Masks:
+    def run(self, closed: Any, given: Masks, values: Values) -> tuple[Masks, Values]:
+        """The words of a program's results, and the integers known among them, from those of its arguments."""
+        jaxpr = jaxpr_of(closed)
         words: dict[Any, np.ndarray | None] = dict(zip(jaxpr.invars, given, strict=True))
         read = lambda v: None if isinstance(v, core.Literal) else words.get(v)
+        indices = Indices(closed, values, self.random)
         for eqn in jaxpr.eqns:
+            self.looked += 1
             operands = [read(v) for v in eqn.invars]
-            if any(o is not None for o in operands):
-                self.looked += 1
-                words.update(zip(eqn.outvars, self._operator(eqn, operands), strict=True))
-        return [read(v) for v in jaxpr.outvars]
+            if eqn.primitive.name in CALLS:
+                found, made = self.run(called(eqn), operands, [indices.read(v) for v in eqn.invars])
+                words.update(zip(eqn.outvars, found, strict=True))
+                indices.values.update(zip(eqn.outvars, made, strict=True))
+            elif eqn.primitive.name == "scan":
+                found, made = self._scan(eqn, operands, [indices.read(v) for v in eqn.invars])
+                words.update(zip(eqn.outvars, found, strict=True))
+                indices.values.update(zip(eqn.outvars, made, strict=True))
+            elif any(o is not None for o in operands):
+                words.update(zip(eqn.outvars, self._operator(eqn, operands, indices), strict=True))
+            else:
+                indices.values[eqn.outvars[0]] = _integers(eqn, indices)
+        return [read(v) for v in jaxpr.outvars], [indices.read(v) for v in jaxpr.outvars]
 
-    def _operator(self, eqn: Any, operands: Masks) -> Masks:
+    def _operator(self, eqn: Any, operands: Masks, indices: Indices) -> Masks:
         name = eqn.primitive.name
-        if name in CALLS:
-            return self.run(jaxpr_of(called(eqn)), operands)
+        values = [indices.read(v) for v in eqn.invars]
         if name == "cond":
-            found = [self.run(jaxpr_of(branch), operands[1:]) for branch in eqn.params["branches"]]
+            found = [self.run(branch, operands[1:], values[1:])[0] for branch in eqn.params["branches"]]
             return [_either(list(column)) for column in zip(*found, strict=True)]
-        if name == "scan":
-            return self._scan(eqn, operands)
         if name == "while":
-            return self._while(eqn, operands)
+            return self._while(eqn, operands, values)
         # A scatter holds a program too, which says how to combine numbers: what has a rule goes by that.
         if name not in _RULES and any(True for _ in programs(eqn)):
             return _everything(eqn, operands)
-        return _RULES.get(name, _elementwise)(self, eqn, operands)
+        return _RULES.get(name, _elementwise)(eqn, operands, indices)
 
-    def starts(self, count: int, extents: Sequence[int]) -> list[np.ndarray]:
-        """So many places, a number for each axis: each place once where there are as many, else drawn at random."""
-        total = prod(extents)
-        flat = np.arange(count) if count == total else self.random.integers(0, total, count)
-        return list(np.unravel_index(flat, tuple(extents))) if extents else []
-
-    def _scan(self, eqn: Any, operands: Masks) -> Masks:
-        body = jaxpr_of(eqn.params["jaxpr"])
+    def _scan(self, eqn: Any, operands: Masks, values: Values) -> tuple[Masks, Values]:
+        body, length, backward = eqn.params["jaxpr"], eqn.params["length"], eqn.params["reverse"]
         consts, count = scan_counts(eqn)
-        length = eqn.params["length"]
-        fixed, carry, xs = operands[:consts], operands[consts : consts + count], operands[consts + count :]
-        exact = self.looked + length * len(body.eqns) <= MOST_OPERATORS
-        steps = range(length) if exact else range(min(length, ROUNDS))
-        ys: list[Masks] = []
-        for t in reversed(steps) if eqn.params["reverse"] and exact else steps:
+        exact = self.looked + length * len(jaxpr_of(body).eqns) <= MOST_OPERATORS
+        carry, held = operands[consts : consts + count], values[consts : consts + count]
+        outputs: list[tuple[Masks, Values]] = []
+        for t in range(length)[:: -1 if backward else 1] if exact else range(min(length, ROUNDS)):
             at = lambda x, t=t: None if x is None else x[t] if exact else np.bitwise_or.reduce(x, axis=0)
-            results = self.run(body, [*fixed, *carry, *map(at, xs)])
-            carry = results[:count]
-            ys.append(results[count:])
-        order = ys[::-1] if eqn.params["reverse"] and exact else ys
-        stack = lambda column, v: _stacked(column if exact else [column[-1]] * length, v.aval.shape)
-        columns = zip(*order, strict=True) if order else ()
-        return [*carry, *(stack(list(c), v) for c, v in zip(columns, eqn.outvars[count:], strict=True))]
+            one = lambda x, t=t: x[t] if x is not None and exact else None
+            given = [*operands[:consts], *carry, *map(at, operands[consts + count :])]
+            found, made = self.run(body, given, [*values[:consts], *held, *map(one, values[consts + count :])])
+            # Where iterations are taken together, what is carried has no one value.
+            carry, held = found[:count], made[:count] if exact else [None] * count
+            outputs.append((found[count:], made[count:]))
+        outputs = outputs[::-1] if backward and exact else outputs if exact else outputs[-1:] * length
+        shapes = [v.aval.shape for v in eqn.outvars[count:]]
+        column = lambda side, i: [one[side][i] for one in outputs]
+        ys = [_stacked(column(0, i), shape) if outputs else None for i, shape in enumerate(shapes)]
+        known = [[a for a in column(1, i) if a is not None] for i in range(len(shapes))]
+        return [*carry, *ys], [*held, *(np.stack(k) if exact and 0 < len(k) == length else None for k in known)]
 
-    def _while(self, eqn: Any, operands: Masks) -> Masks:
-        body = jaxpr_of(eqn.params["body_jaxpr"])
-        carried = len(eqn.outvars)
-        fixed = operands[len(operands) - carried - (len(body.invars) - carried) : len(operands) - carried]
-        carry = operands[len(operands) - carried :]
+    def _while(self, eqn: Any, operands: Masks, values: Values) -> Masks:
+        tested, constants = while_constants(eqn)
+        fixed, carry = operands[tested : tested + constants], operands[tested + constants :]
+        known: Values = [*values[tested : tested + constants], *(None for _ in carry)]
         for _ in range(ROUNDS):
-            carry = [_either([a, b]) for a, b in zip(carry, self.run(body, [*fixed, *carry]), strict=True)]
+            found = self.run(eqn.params["body_jaxpr"], [*fixed, *carry], known)[0]
+            carry = [_either([a, b]) for a, b in zip(carry, found, strict=True)]
         return carry
+
+
+def _integers(eqn: Any, indices: Indices) -> np.ndarray | None:
+    """What an operator that no input reaches makes of known integers, where it is known; else None."""
+    values = [indices.read(v) for v in eqn.invars]
+    if eqn.primitive.name in ("gather", "dynamic_slice") and all(v is not None for v in values):
+        return _RULES[eqn.primitive.name](eqn, values, indices)[0]
+    return computed(eqn, values)
 
 
 def _either(words: Masks) -> np.ndarray | None:
@@ -135,7 +155,7 @@ def _everything(eqn: Any, operands: Masks) -> Masks:
     return [np.full(v.aval.shape, word, np.uint64) for v in eqn.outvars]
 
 
-def _elementwise(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _elementwise(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     shape = eqn.outvars[0].aval.shape
     known = [o for o in operands if o is not None]
     fits = lambda o: (
@@ -147,26 +167,12 @@ def _elementwise(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [joined]
 
 
-def _moved(move: Callable[[np.ndarray, Any], np.ndarray]) -> Callable[[_Reader, Any, Masks], Masks]:
+def _moved(move: Move) -> Rule:
     """The rule of an operator that only moves the numbers of its first operand."""
-    return lambda reader, eqn, operands: [None if operands[0] is None else move(operands[0], eqn)]
+    return lambda eqn, operands, indices: [None if operands[0] is None else move(operands[0], eqn)]
 
 
-def _broadcast(words: np.ndarray, eqn: Any) -> np.ndarray:
-    shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
-    expanded = [1] * len(shape)
-    for place, length in zip(places, words.shape, strict=True):
-        expanded[place] = length
-    return np.broadcast_to(words.reshape(expanded), shape)
-
-
-def _slice(words: np.ndarray, eqn: Any) -> np.ndarray:
-    p = eqn.params
-    strides = p["strides"] or (1,) * words.ndim
-    return words[tuple(slice(a, b, s) for a, b, s in zip(p["start_indices"], p["limit_indices"], strides, strict=True))]
-
-
-def _pad(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _pad(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     words = np.zeros(eqn.outvars[0].aval.shape, np.uint64)
     if operands[0] is not None:
         inside = operands[0]
@@ -184,23 +190,23 @@ def _pad(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [words]
 
 
-def _joined(join: Callable[..., np.ndarray], axis: str) -> Callable[["_Reader", Any, Masks], Masks]:
+def _joined(join: Callable[..., np.ndarray], axis: str) -> Rule:
     """The rule of an operator that lays its operands side by side, along the axis of this parameter."""
 
-    def rule(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+    def rule(eqn: Any, operands: Masks, indices: Indices) -> Masks:
         filled = lambda o, v: np.zeros(v.aval.shape, np.uint64) if o is None else o
         return [join(list(map(filled, operands, eqn.invars)), axis=eqn.params[axis])]
 
     return rule
 
 
-def _split(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _split(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     if operands[0] is None:
         return [None] * len(eqn.outvars)
     return list(np.split(operands[0], np.cumsum(eqn.params["sizes"])[:-1], axis=eqn.params["axis"]))
 
 
-def _unstack(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _unstack(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     return [None] * len(eqn.outvars) if operands[0] is None else list(np.moveaxis(operands[0], eqn.params["axis"], 0))
 
 
@@ -211,14 +217,14 @@ def _cumulate(words: np.ndarray, eqn: Any) -> np.ndarray:
     return np.flip(found, axis) if backward else found
 
 
-def _sort(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _sort(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     axis = eqn.params.get("dimension", -1)
     known = np.bitwise_or.reduce([o for o in operands if o is not None])
     joined = np.bitwise_or.reduce(known, axis=axis, keepdims=True)
     return [np.broadcast_to(joined, v.aval.shape) for v in eqn.outvars]
 
 
-def _dot(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _dot(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     contracted, batch = eqn.params["dimension_numbers"]
     shape = eqn.outvars[0].aval.shape
     parts = []
@@ -236,7 +242,7 @@ def _dot(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [np.bitwise_or.reduce(parts)]
 
 
-def _convolution(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _convolution(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     """Each output reads a window of the image: as many neighbors as the kernel is long, of all channels."""
     numbers, window = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape
     if operands[0] is None or operands[1] is not None:
@@ -255,7 +261,8 @@ def _convolution(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
 
 
 def _places(
-    reader: _Reader,
+    eqn: Any,
+    indices: Indices,
     shape: Sequence[int],
     extents: Sequence[int],
     sizes: Sequence[int],
@@ -266,7 +273,8 @@ def _places(
     """Where in an operand the numbers of a gather's result, or of a scatter's updates, might lie.
 
     Args:
-        reader: draws where each window starts, which is not known here.
+        eqn: the operator.
+        indices: knows where its windows start, or draws it.
         shape: of the result, or of the updates.
         extents: of the operand.
         sizes: of a window.
@@ -282,7 +290,7 @@ def _places(
     lengths = [shape[axis] for axis in across]
     along = lambda numbers, axes: numbers.reshape([n if axis in axes else 1 for axis, n in enumerate(shape)])
     free = [d for d, size in enumerate(sizes) if size < extents[d] and d not in batched]
-    starts = dict(zip(free, reader.starts(prod(lengths), [extents[d] - sizes[d] + 1 for d in free]), strict=True))
+    starts = indices.starts(eqn, {d: extents[d] - sizes[d] for d in free}, prod(lengths))
     found, windows = [], iter(offsets)
     for d, size in enumerate(sizes):
         place = np.zeros(shape, int)
@@ -296,12 +304,13 @@ def _places(
     return tuple(found)
 
 
-def _gathered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _gathered(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     if operands[0] is None or not operands[0].size:
         return _everything(eqn, operands)
     numbers = eqn.params["dimension_numbers"]
     places = _places(
-        reader,
+        eqn,
+        indices,
         eqn.outvars[0].aval.shape,
         operands[0].shape,
         eqn.params["slice_sizes"],
@@ -312,7 +321,7 @@ def _gathered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [operands[0][places]]
 
 
-def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _scattered(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     base, _, updates = operands
     words = np.zeros(eqn.outvars[0].aval.shape, np.uint64) if base is None else base.copy()
     if updates is not None and words.size:
@@ -320,7 +329,8 @@ def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
         dropped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
         sizes = iter([updates.shape[axis] for axis in numbers.update_window_dims])
         places = _places(
-            reader,
+            eqn,
+            indices,
             updates.shape,
             words.shape,
             [1 if d in dropped else next(sizes) for d in range(words.ndim)],
@@ -332,34 +342,28 @@ def _scattered(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
     return [words]
 
 
-def _sliced(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _sliced(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     if operands[0] is None or not operands[0].size:
         return _everything(eqn, operands)
     size = eqn.params["slice_sizes"]
-    return [operands[0][_places(reader, size, operands[0].shape, size)]]
+    return [operands[0][_places(eqn, indices, size, operands[0].shape, size)]]
 
 
-def _updated(reader: _Reader, eqn: Any, operands: Masks) -> Masks:
+def _updated(eqn: Any, operands: Masks, indices: Indices) -> Masks:
     shape, size = eqn.outvars[0].aval.shape, eqn.invars[1].aval.shape
     words = np.zeros(shape, np.uint64) if operands[0] is None else operands[0].copy()
-    words[_places(reader, size, shape, size)] = 0 if operands[1] is None else operands[1]
+    words[_places(eqn, indices, size, shape, size)] = 0 if operands[1] is None else operands[1]
     return [words]
 
 
-_reshape = _moved(lambda w, eqn: w.reshape(eqn.outvars[0].aval.shape))
 _reduce = _moved(lambda w, eqn: np.bitwise_or.reduce(w, axis=tuple(eqn.params["axes"])))
-_RULES: dict[str, Callable[[_Reader, Any, Masks], Masks]] = {
-    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
+_RULES: dict[str, Rule] = {
+    **{name: _moved(move) for name, move in MOVES.items()},
     **dict.fromkeys(REDUCES, _reduce),
     **dict.fromkeys(CUMULATES, _moved(_cumulate)),
-    "transpose": _moved(lambda w, eqn: w.transpose(eqn.params["permutation"])),
-    "rev": _moved(lambda w, eqn: np.flip(w, eqn.params["dimensions"])),
-    "broadcast_in_dim": _moved(_broadcast),
-    "slice": _moved(_slice),
     "pad": _pad,
     "concatenate": _joined(np.concatenate, "dimension"),
     "stack": _joined(np.stack, "axis"),
-    "tile": _moved(lambda w, eqn: np.tile(w, eqn.params["reps"])),
     "split": _split,
     "unstack": _unstack,
     "sort": _sort,
