@@ -1,7 +1,8 @@
 """The only package that reads JAX's intermediate representation, which differs between JAX 0.10, 0.11 and 0.12."""
 
+from gradlab.jaxprs.arithmetic import Kernel
 from gradlab.jaxprs.dependence import density
-from gradlab.jaxprs.kernels import Kernel, Work, work
+from gradlab.jaxprs.kernels import Work, work
 from gradlab.jaxprs.loops import Loop, Unrolled, unrolled
 from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listing
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
