@@ -17,8 +17,9 @@ PAGE = 4096
 # A transposition that reads numbers a multiple of so many bytes apart suffers from it too: 1 to 1.7 ns for each, which
 # counts as `PAGED` of the others, 0.2 to 0.6 ns.
 QUARTER, PAGED = PAGE // 4, 4
-# Matrices of no more rows and columns than this are multiplied by loops on the spot, larger ones by calling a library.
-TINY = 6
+# A product of fewer multiplications than this is a loop on the spot, as are many at once of no more rows and columns
+# than that; for larger ones a library is called, and to call it takes as long as so many products more.
+TINY_ONE, TINY_MANY, CALLED = 32, 6, 5
 
 _FREE = frozenset(
     str.split("""reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
@@ -58,8 +59,10 @@ class Kernel:
         flops: of the operator that ends it; for a sort comparisons, for a scatter numbers written.
         strided: numbers that a scatter writes a multiple of `PAGE` from the one before.
         turned: numbers that a transposition reads across rows; a multiple of `QUARTER` apart, each counts as `PAGED`.
-        calls, tiny: of matrix products, how many a library is called for, and operations of those that it is not.
+        calls, rows, tiny: of matrix products, how many a library is called for, their first operands' rows, and
+            operations of those that it is not called for.
         inner: whether it runs inside a loop.
+        whole: whether that loop is so small that a compiler makes one kernel of all of it.
     """
 
     kind: Kind
@@ -73,8 +76,10 @@ class Kernel:
     strided: float = 0.0
     turned: float = 0.0
     calls: float = 0.0
+    rows: float = 0.0
     tiny: float = 0.0
     inner: bool = False
+    whole: bool = False
 
 
 def own(eqn: Any) -> Kernel:
@@ -145,7 +150,9 @@ def _product(eqn: Any) -> dict[str, Any]:
     free = [prod(shapes[side]) // max(1, inside * count) for side in (0, 1)]
     if min(free) <= 1:
         return {"flops": flops(eqn)}
-    return {"tiny": flops(eqn)} if max(*free, inside) <= TINY else {"flops": flops(eqn), "calls": count}
+    if prod(free) * inside < TINY_ONE if count == 1 else max(*free, inside) <= TINY_MANY:
+        return {"tiny": flops(eqn)}
+    return {"flops": flops(eqn), "calls": CALLED + count, "rows": count * free[0]}
 
 
 def size_of(v: Any) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.extend import core
 
-from gradlab.jaxprs.arithmetic import Kernel, Kind, bytes_in, bytes_of, own, updates
+from gradlab.jaxprs.arithmetic import Kernel, Kind, bytes_in, bytes_of, own, size_of, updates
 from gradlab.jaxprs.loops import while_constants
 from gradlab.jaxprs.program import Traced
 from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_counts
@@ -20,8 +20,16 @@ from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_count
 MOST_JOINED = 64
 # A `while_loop` says nothing of its length; all derivatives of one function share it, so that any number will do.
 UNKNOWN_TRIPS = 10
+# A loop whose iterations read and write little is one kernel: 50 to 100 ns an iteration, where any other takes as much
+# for each kernel. XLA's limit is 1024 bytes (`xla_cpu_small_while_loop_byte_threshold`) over more operators than are
+# left here, and more of them at products; by the times of some eighty loops this limit misjudges the fewest.
+SMALL_LOOP = 640
+
 # XLA counts these as cheap, and joins them to what they are broadcast to; all other slow ones it computes before.
 _REMADE = ("sin", "cos", "tan")
+
+# In a loop, a kernel that holds one of these makes its numbers one by one, which takes as long as to index so many.
+_UNEVEN = {"broadcast_in_dim": 0.5, "pad": 0.5, "slice": 0.5, "rev": 0.5, "concatenate": 1.0}
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,8 @@ class _Reader:
         # A slice reads what it keeps; only what ends a kernel reads more than it writes.
         most = max((p.written for p in parts), default=0.0) if kind == "map" else float("inf")
         read = sum(min(float(bytes_in(v)), most) for v in sources)
-        counts = {name: total(name) for name in ("simple", "gathered", "flops", "strided", "calls", "tiny")}
+        counts = {name: total(name) for name in ("simple", "gathered", "flops", "strided", "calls", "rows", "tiny")}
+        counts["gathered"] += self._uneven(operators)
         # Numbers that are made on the spot are made in any order.
         turned = total("turned") * min(1.0, read / max(1.0, written)) if kind == "map" else 0.0
         return Kernel(kind, 1.0, read, written, slow=slow, turned=turned, inner=self.inner, **counts)
@@ -179,6 +188,13 @@ class _Reader:
         again = lambda i: names[i] in _REMADE and self.own[i].slow and shapes[i][-1:] == shapes[widest][-1:] != ()
         extent = self.own[widest].written
         return sum(self.own[i].slow * (extent / self.own[i].written - 1) for i in operators if again(i))
+
+    def _uneven(self, operators: frozenset[int]) -> float:
+        """Of a kernel in a loop, whose operands are not all of one shape: its numbers, as so many that are indexed."""
+        if not self.inner:
+            return 0.0
+        weight = max(_UNEVEN.get(self.eqns[i].primitive.name, 0) * bool(self.eqns[i].invars) for i in operators)
+        return float(weight * max(size_of(self.eqns[i].outvars[0]) for i in operators))
 
     def _keep(self, variables: list[Any], extra: int = 0) -> None:
         self.alive += bytes_of(variables)
@@ -215,12 +231,28 @@ class _Reader:
         for body in programs(eqn):
             kernels, inner_peak = self._inside(body, True)
             inside, peak = [*inside, *kernels], max(peak, inner_peak)
-        moved = 0.0  # what is scanned over is read, and what is stacked written, a part in each iteration
+        read = written = 0.0  # what is scanned over, and what is stacked: a part in each iteration
+        stacked: list[Any] = []
+        share = 1.0 / max(1.0, trips)
         if eqn.primitive.name == "scan":
             consts, carry = scan_counts(eqn)
-            moved = bytes_of([*eqn.invars[consts + carry :], *eqn.outvars[carry:]]) / max(1.0, trips)
-        step = Kernel("loop", trips, moved, moved, inner=True)
-        return [step, *(replace(k, count=k.count * trips) for k in inside)], peak
+            stacked = eqn.outvars[carry:]
+            read, written = bytes_of(eqn.invars[consts + carry :]) * share, bytes_of(stacked) * share
+        step = Kernel("loop", 1.0, read, written, inner=True)
+        if sum(k.count * (k.read + k.written) * (1.5 if k.calls else 1.0) for k in (step, *inside)) <= SMALL_LOOP:
+            inside = [_on_the_spot(k) for k in (step, *inside)]
+        else:
+            # What is stacked is copied to its place by a kernel of its own.
+            copies = [Kernel("map", 1.0, bytes_in(v) * share, bytes_in(v) * share, inner=True) for v in stacked]
+            inside = [step, *inside, *copies]
+        return [replace(k, count=k.count * trips) for k in inside], peak
+
+
+def _on_the_spot(kernel: Kernel) -> Kernel:
+    """A part of a loop that is one kernel: nothing is called for a product."""
+    if kernel.calls:
+        kernel = replace(kernel, tiny=kernel.flops, flops=0.0, calls=0.0, rows=0.0)
+    return replace(kernel, whole=True)
 
 
 def _carried(eqn: Any) -> list[Any]:
