@@ -22,7 +22,7 @@ MOST_JOINED = 64
 UNKNOWN_TRIPS = 10
 # A loop whose iterations read and write little is one kernel: 50 to 100 ns an iteration, where any other takes as much
 # for each kernel. XLA's limit is 1024 bytes (`xla_cpu_small_while_loop_byte_threshold`) over more operators than are
-# left here, and more of them at products; by the times of some eighty loops this limit misjudges the fewest.
+# left here, and more of them at products; by the times of some seventy loops this limit misjudges the fewest.
 SMALL_LOOP = 640
 
 # XLA counts these as cheap, and joins them to what they are broadcast to; all other slow ones it computes before.
