@@ -39,7 +39,7 @@ def cases() -> list[Case]:
         (partial(_scanned, length, count), (line(size),))
         for length in (10, 1000)
         for count in (1, 6)
-        for size in (8, 600)
+        for size in (8, 100, 600)
     ]
     found += [(lambda a, b: a @ b, (line(m, k), line(k, n))) for m, k, n in _PRODUCTS]
     found += [(lambda a, b: a @ b, (line(*shape), line(*shape))) for shape in _BATCHES]
@@ -63,6 +63,8 @@ def cases() -> list[Case]:
 _SLOW = (jnp.exp, jnp.tanh, jnp.sin, jnp.log1p)
 _PRODUCTS = (
     (8, 8, 8),
+    (512, 3, 3),
+    (512, 16, 3),
     (64, 64, 64),
     (256, 256, 256),
     (512, 512, 512),

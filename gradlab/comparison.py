@@ -18,8 +18,7 @@ from gradlab.types import MODES, Fn, PyTree, Quantity
 
 # Predictions are right within a factor of ten: a mode that is further over the budget is not even compiled.
 HOPELESS = 10.0
-# Predictions are off by ten at times; a mode that is predicted to take so many times as long as another one is not the
-# fastest, and one call of it may take minutes.
+# So one that is predicted to take so many times as long as another is not the fastest; one call of it may take minutes.
 FAR = 100.0
 VALUE = "the function itself"
 
@@ -249,21 +248,19 @@ def _predicted(f: Fn, args: tuple, of: Quantity) -> Prediction | None:
 def _hopeless(predicted: Prediction | None, budget: float, far: float) -> dict[str, Row]:
     """The modes that are not even compiled: far over the budget or all memory there is, or far behind the fastest."""
     limit = choice.device_limit() or np.inf
-    rows = {}
-    least = min((e.seconds for e in (predicted.rows if predicted else ()) if e.seconds is not None), default=np.inf)
-    for found in predicted.rows if predicted else ():
-        if found.bytes is not None and found.bytes > limit:
-            rows[found.mode] = Row(
-                found.mode, "skipped", reason=f"predicted to need {found.bytes:,} of {limit:,} bytes"
-            )
-        elif found.seconds is not None and found.seconds > HOPELESS * budget:
-            reason = f"predicted to take {found.seconds:.2g} s a call, far over budget={budget:g}"
-            rows[found.mode] = Row(found.mode, "skipped", reason=reason)
-        elif found.seconds is not None and found.seconds > far * least:
-            times = f"{found.seconds / least:.0f} times as long as the fastest"
-            reason = f"predicted to take {times}; name it in modes= to have it timed"
-            rows[found.mode] = Row(found.mode, "skipped", reason=reason)
-    return rows
+    rows = predicted.rows if predicted else ()
+    able = [(e.mode, e.seconds, e.bytes) for e in rows if e.seconds is not None and e.bytes is not None]
+    least = min((seconds for _, seconds, _ in able), default=np.inf)
+    reasons = {}
+    for mode, seconds, needed in able:
+        if needed > limit:
+            reasons[mode] = f"predicted to need {needed:,} of {limit:,} bytes"
+        elif seconds > HOPELESS * budget:
+            reasons[mode] = f"predicted to take {seconds:.2g} s a call, far over budget={budget:g}"
+        elif seconds > far * least:
+            times = f"{seconds / least:.0f} times as long as the fastest"
+            reasons[mode] = f"predicted to take {times}; name it in modes= to have it timed"
+    return {mode: Row(mode, "skipped", reason=reason) for mode, reason in reasons.items()}
 
 
 def _foretold(row: Row, predicted: Prediction | None) -> Row:

@@ -18,8 +18,8 @@ PAGE = 4096
 # counts as `PAGED` of the others, 0.2 to 0.6 ns.
 QUARTER, PAGED = PAGE // 4, 4
 # A product of fewer multiplications than this is a loop on the spot, as are many at once of no more rows and columns
-# than that; for larger ones a library is called, and to call it takes as long as so many products more.
-TINY_ONE, TINY_MANY, CALLED = 32, 6, 5
+# than that; for larger ones a library is called.
+TINY_ONE, TINY_MANY = 32, 6
 
 _FREE = frozenset(
     str.split("""reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
@@ -59,10 +59,10 @@ class Kernel:
         flops: of the operator that ends it; for a sort comparisons, for a scatter numbers written.
         strided: numbers that a scatter writes a multiple of `PAGE` from the one before.
         turned: numbers that a transposition reads across rows; a multiple of `QUARTER` apart, each counts as `PAGED`.
-        calls, rows, tiny: of matrix products, how many a library is called for, their first operands' rows, and
+        calls, rows, tiny: of matrix products, how many a library takes at one call, their first operands' rows, and
             operations of those that it is not called for.
         inner: whether it runs inside a loop.
-        whole: whether that loop is so small that a compiler makes one kernel of all of it.
+        small: whether that loop is so small that a compiler may make one kernel of all of it.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ class Kernel:
     rows: float = 0.0
     tiny: float = 0.0
     inner: bool = False
-    whole: bool = False
+    small: bool = False
 
 
 def own(eqn: Any) -> Kernel:
@@ -152,7 +152,7 @@ def _product(eqn: Any) -> dict[str, Any]:
         return {"flops": flops(eqn)}
     if prod(free) * inside < TINY_ONE if count == 1 else max(*free, inside) <= TINY_MANY:
         return {"tiny": flops(eqn)}
-    return {"flops": flops(eqn), "calls": CALLED + count, "rows": count * free[0]}
+    return {"flops": flops(eqn), "calls": count, "rows": count * free[0]}
 
 
 def size_of(v: Any) -> int:

@@ -71,24 +71,24 @@ class _Reader:
         indices = Indices(closed, values, self.random)
         for eqn in jaxpr.eqns:
             self.looked += 1
-            operands = [read(v) for v in eqn.invars]
-            if eqn.primitive.name in CALLS:
-                found, made = self.run(called(eqn), operands, [indices.read(v) for v in eqn.invars])
-                words.update(zip(eqn.outvars, found, strict=True))
-                indices.values.update(zip(eqn.outvars, made, strict=True))
-            elif eqn.primitive.name == "scan":
-                found, made = self._scan(eqn, operands, [indices.read(v) for v in eqn.invars])
-                words.update(zip(eqn.outvars, found, strict=True))
-                indices.values.update(zip(eqn.outvars, made, strict=True))
-            elif any(o is not None for o in operands):
-                words.update(zip(eqn.outvars, self._operator(eqn, operands, indices), strict=True))
-            else:
-                indices.values[eqn.outvars[0]] = _integers(eqn, indices)
+            found, made = self._results(eqn, [read(v) for v in eqn.invars], indices)
+            words.update(zip(eqn.outvars, found, strict=True))
+            indices.values.update(zip(eqn.outvars, made, strict=True))
         return [read(v) for v in jaxpr.outvars], [indices.read(v) for v in jaxpr.outvars]
 
-    def _operator(self, eqn: Any, operands: Masks, indices: Indices) -> Masks:
-        name = eqn.primitive.name
+    def _results(self, eqn: Any, operands: Masks, indices: Indices) -> tuple[Masks, Values]:
         values = [indices.read(v) for v in eqn.invars]
+        nothing: list[np.ndarray | None] = [None] * len(eqn.outvars)
+        if eqn.primitive.name in CALLS:
+            return self.run(called(eqn), operands, values)
+        if eqn.primitive.name == "scan":
+            return self._scan(eqn, operands, values)
+        if any(o is not None for o in operands):
+            return self._operator(eqn, operands, values, indices), nothing
+        return nothing, [_integers(eqn, values, indices), *nothing[1:]]
+
+    def _operator(self, eqn: Any, operands: Masks, values: Values, indices: Indices) -> Masks:
+        name = eqn.primitive.name
         if name == "cond":
             found = [self.run(branch, operands[1:], values[1:])[0] for branch in eqn.params["branches"]]
             return [_either(list(column)) for column in zip(*found, strict=True)]
@@ -130,9 +130,8 @@ class _Reader:
         return carry
 
 
-def _integers(eqn: Any, indices: Indices) -> np.ndarray | None:
+def _integers(eqn: Any, values: Values, indices: Indices) -> np.ndarray | None:
     """What an operator that no input reaches makes of known integers, where it is known; else None."""
-    values = [indices.read(v) for v in eqn.invars]
     if eqn.primitive.name in ("gather", "dynamic_slice") and all(v is not None for v in values):
         return _RULES[eqn.primitive.name](eqn, values, indices)[0]
     return computed(eqn, values)

@@ -20,9 +20,9 @@ from gradlab.jaxprs.reading import CALLS, called, jaxpr_of, programs, scan_count
 MOST_JOINED = 64
 # A `while_loop` says nothing of its length; all derivatives of one function share it, so that any number will do.
 UNKNOWN_TRIPS = 10
-# A loop whose iterations read and write little is one kernel: 50 to 100 ns an iteration, where any other takes as much
-# for each kernel. XLA's limit is 1024 bytes (`xla_cpu_small_while_loop_byte_threshold`) over more operators than are
-# left here, and more of them at products; by the times of some seventy loops this limit misjudges the fewest.
+# A loop whose iterations read and write no more bytes than this is one kernel on a CPU. XLA's limit is 1024
+# (`xla_cpu_small_while_loop_byte_threshold`), over more operators than are left here; of limits from 384 to 1024 this
+# one predicted the times of 72 small loops best.
 SMALL_LOOP = 640
 
 # XLA counts these as cheap, and joins them to what they are broadcast to; all other slow ones it computes before.
@@ -231,20 +231,18 @@ class _Reader:
         for body in programs(eqn):
             kernels, inner_peak = self._inside(body, True)
             inside, peak = [*inside, *kernels], max(peak, inner_peak)
-        read = written = 0.0  # what is scanned over, and what is stacked: a part in each iteration
+        scanned: list[Any] = []
         stacked: list[Any] = []
-        share = 1.0 / max(1.0, trips)
         if eqn.primitive.name == "scan":
             consts, carry = scan_counts(eqn)
-            stacked = eqn.outvars[carry:]
-            read, written = bytes_of(eqn.invars[consts + carry :]) * share, bytes_of(stacked) * share
-        step = Kernel("loop", 1.0, read, written, inner=True)
-        if sum(k.count * (k.read + k.written) * (1.5 if k.calls else 1.0) for k in (step, *inside)) <= SMALL_LOOP:
-            inside = [_on_the_spot(k) for k in (step, *inside)]
+            scanned, stacked = eqn.invars[consts + carry :], eqn.outvars[carry:]
+        part = lambda variables: bytes_of(variables) / max(1.0, trips)  # of each, an iteration takes its own row
+        inside = [Kernel("loop", 1.0, part(scanned), part(stacked), inner=True), *inside]
+        if sum(k.count * (k.read + k.written) for k in inside) <= SMALL_LOOP:
+            inside = [_on_the_spot(k) for k in inside]
         else:
             # What is stacked is copied to its place by a kernel of its own.
-            copies = [Kernel("map", 1.0, bytes_in(v) * share, bytes_in(v) * share, inner=True) for v in stacked]
-            inside = [step, *inside, *copies]
+            inside += [Kernel("map", 1.0, part([v]), part([v]), inner=True) for v in stacked]
         return [replace(k, count=k.count * trips) for k in inside], peak
 
 
@@ -252,7 +250,7 @@ def _on_the_spot(kernel: Kernel) -> Kernel:
     """A part of a loop that is one kernel: nothing is called for a product."""
     if kernel.calls:
         kernel = replace(kernel, tiny=kernel.flops, flops=0.0, calls=0.0, rows=0.0)
-    return replace(kernel, whole=True)
+    return replace(kernel, small=True)
 
 
 def _carried(eqn: Any) -> list[Any]:

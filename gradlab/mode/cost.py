@@ -25,13 +25,14 @@ class Rates:
         call: to start a compiled program.
         kernel, inner: to start a kernel, and one inside a loop.
         step: to go once around a loop.
+        small_inner, small_step: the same two of a loop that moves few bytes, which is one kernel on a CPU.
         fresh: for a byte of memory that a program takes for results and what is between.
         byte, near: for a byte moved, and for one that a cache holds.
         cache: bytes that a cache holds.
         simple, slow, gathered: for a number made by an addition, by a function such as the sine, by indexing.
         product, convolution: for an operation of a matrix product, of a convolution.
-        gemm, row, tiny: to start a product of two matrices, for a row of the first, and for an operation of a product
-            of tiny ones.
+        gemm, row, tiny: for one more product of two matrices at one call of a library, for a row of the first, and
+            for an operation of a product of tiny ones.
         scatter, cumulate: for a number scattered, cumulated; strided: besides, for one scattered a page from the one
             before; sort: for a comparison; fft, factor: for an operation of a Fourier transform, of a factorization.
     """
@@ -40,6 +41,8 @@ class Rates:
     kernel: float
     inner: float
     step: float
+    small_inner: float
+    small_step: float
     fresh: float
     byte: float
     near: float
@@ -67,21 +70,25 @@ class Rates:
 # magnitude. `gradlab calibrate` measures all of them.
 DEFAULTS: dict[str, Rates] = {
     "cpu": Rates(
-        call=1e-5, kernel=5e-7, inner=1e-7, step=3e-7, fresh=5e-11, byte=3e-11, near=1e-11, cache=1e6, simple=2e-11,
-        slow=7e-10, gathered=5e-10, product=1.2e-11, gemm=3e-7, row=2e-8, tiny=6e-10, convolution=1e-9, scatter=3e-9,
-        strided=1.5e-8, cumulate=1e-8, sort=5e-9, fft=6e-11, factor=1e-10,
+        call=1e-5, kernel=5e-7, inner=1e-7, step=3e-7, small_inner=5e-9, small_step=8e-8, fresh=5e-11, byte=3e-11,
+        near=1e-11, cache=1e6, simple=2e-11, slow=7e-10, gathered=5e-10, product=1.2e-11, gemm=3e-7, row=2e-8,
+        tiny=6e-10, convolution=1e-9, scatter=3e-9, strided=1.5e-8, cumulate=1e-8, sort=5e-9, fft=6e-11, factor=1e-10,
     ),
     "gpu": Rates(
-        call=1e-5, kernel=3e-6, inner=3e-6, step=1e-5, fresh=1e-15, byte=3e-13, near=1e-13, cache=5e7, simple=3e-14,
-        slow=3e-13, gathered=1e-12, product=1.5e-14, gemm=1e-9, row=1e-15, tiny=1e-13, convolution=3e-14, scatter=3e-12,
-        strided=1e-15, cumulate=1e-11, sort=1e-11, fft=1e-12, factor=1e-11,
+        call=1e-5, kernel=3e-6, inner=3e-6, step=1e-5, small_inner=3e-6, small_step=1e-5, fresh=1e-15, byte=3e-13,
+        near=1e-13, cache=5e7, simple=3e-14, slow=3e-13, gathered=1e-12, product=1.5e-14, gemm=1e-9, row=1e-15,
+        tiny=1e-13, convolution=3e-14, scatter=3e-12, strided=1e-15, cumulate=1e-11, sort=1e-11, fft=1e-12,
+        factor=1e-11,
     ),
     "tpu": Rates(
-        call=1e-5, kernel=1e-6, inner=1e-6, step=3e-6, fresh=1e-15, byte=8e-13, near=1e-13, cache=1.28e8, simple=3e-13,
-        slow=1e-12, gathered=1e-10, product=4e-15, gemm=1e-9, row=1e-15, tiny=1e-12, convolution=1e-14, scatter=1e-9,
-        strided=1e-15, cumulate=1e-11, sort=1e-10, fft=1e-11, factor=1e-10,
+        call=1e-5, kernel=1e-6, inner=1e-6, step=3e-6, small_inner=1e-6, small_step=3e-6, fresh=1e-15, byte=8e-13,
+        near=1e-13, cache=1.28e8, simple=3e-13, slow=1e-12, gathered=1e-10, product=4e-15, gemm=1e-9, row=1e-15,
+        tiny=1e-12, convolution=1e-14, scatter=1e-9, strided=1e-15, cumulate=1e-11, sort=1e-10, fft=1e-11,
+        factor=1e-10,
     ),
 }  # fmt: skip
+# To call a library for matrix products takes as long as so many of them.
+CALL = 5
 # What was not measured anywhere is said to be so beside every prediction.
 UNMEASURED = ("gpu", "tpu")
 
@@ -170,10 +177,15 @@ def _kernel_seconds(kernel: Kernel, table: Rates) -> float:
     moving = moved * (table.near if moved <= table.cache else table.byte)
     numbers = kernel.simple * table.simple + kernel.slow * table.slow
     numbers += (kernel.gathered + kernel.turned) * table.gathered
-    numbers += kernel.strided * table.strided + kernel.calls * table.gemm + kernel.rows * table.row
-    numbers += kernel.tiny * table.tiny
+    numbers += kernel.strided * table.strided + kernel.tiny * table.tiny
+    numbers += (CALL + kernel.calls) * table.gemm + kernel.rows * table.row if kernel.calls else 0.0
     ending = 0.0 if kernel.kind in ("map", "reduce", "loop") else kernel.flops * getattr(table, kernel.kind)
-    # A small loop takes for each iteration what a kernel of a larger one does.
-    own = {"loop": table.inner}.get(kernel.kind, 0.0) if kernel.whole else table.step
-    start = own if kernel.kind == "loop" or kernel.whole else table.inner if kernel.inner else table.kernel
-    return start + max(moving, numbers + ending)
+    return _start(kernel, table) + max(moving, numbers + ending)
+
+
+def _start(kernel: Kernel, table: Rates) -> float:
+    if kernel.kind == "loop":
+        return table.small_step if kernel.small else table.step
+    if kernel.inner:
+        return table.small_inner if kernel.small else table.inner
+    return table.kernel
