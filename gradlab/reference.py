@@ -1,6 +1,7 @@
 """Which of several computed derivatives is right: float64, and differences of values where the modes disagree."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,11 @@ from gradlab.types import Fn, PyTree
 
 # A working precision keeps about half its digits through a derivative; a wrong rule is off by far more.
 WRONG_ABOVE_ROOT_EPS = 30.0
+REFUTED_ABOVE = 1e-3  # a gap to the differences of values, over the largest of them
+FIRST = ("gradient", "jacobian")
 
 NO_FLOAT64 = "f cannot run in float64; held against differences of its values and the other modes instead"
+KINKED = "f has a kink at this point, where its values do not tell which derivative is right"
 
 Verdict = tuple[float | None, bool, str]
 Derivative = Callable[[Fn, str, str], Fn]
@@ -25,7 +29,7 @@ def judge(f: Fn, args: tuple, of: str, results: dict[str, PyTree], derivative: D
 
     The reference is the derivative in float64, in the first of the modes that ran. Where differences of f's values
     refute it, or a result disagrees with it, every mode's float64 result is held against the differences, and the
-    closest becomes the reference.
+    closest becomes the reference. Outputs with a kink at the point are left out of the differences.
 
     Args:
         f, args, of: what was differentiated.
@@ -49,17 +53,19 @@ def judge(f: Fn, args: tuple, of: str, results: dict[str, PyTree], derivative: D
         chosen, base = min(candidates.items(), key=lambda item: numeric.gap(item[1]))
     refuted = numeric.refutes(base)
     wide = exact[chosen] is not None and _epsilon(base) < 1e-15
-    return {mode: _verdict(_difference(result, base), limit, refuted, wide) for mode, result in results.items()}
+    doubts = "; ".join([NO_FLOAT64] * (not wide) + [KINKED] * numeric.kinked)
+    verdict = partial(_verdict, limit=limit, refuted=refuted, wide=wide, doubts=doubts)
+    return {mode: verdict(_difference(result, base)) for mode, result in results.items()}
 
 
-def _verdict(error: float, limit: float, refuted: bool, wide: bool) -> Verdict:
+def _verdict(error: float, *, limit: float, refuted: bool, wide: bool, doubts: str) -> Verdict:
     known = error if wide else None
     if refuted:
         return known, False, "disagrees with differences of f's values"
     if not error <= limit:
         reference = "the float64 reference" if wide else "the mode that differences of f's values support"
         return known, False, f"differs from {reference} by {error:.2g} of its largest entry"
-    return known, True, "" if wide else NO_FLOAT64
+    return known, True, doubts
 
 
 class _Numeric:
@@ -71,23 +77,48 @@ class _Numeric:
 
     fine: Any
     coarse: tuple[Any, ...]
+    kinks: list[np.ndarray] | None
 
     def __init__(self, f: Fn, args: tuple, of: str):
         self.of = of
         self.v = args[1] if of == "hvp" else trees.random_like(jax.random.key(1), args[0])
         rest = args[2:] if of == "hvp" else args[1:]
         values = lambda x, v, *rest: [_differences(f, x, v, rest, of, scale) for scale in (1 / 8, 1.0, 2.0)]
-        self.fine, *coarse = _in_float64(values, (args[0], self.v, *rest)) or (None,)
+        found = _in_float64(values, (args[0], self.v, *rest))
+        self.fine, *coarse = [slope for slope, _ in found or [(None, None)]]
         self.coarse = tuple(coarse)
+        self.kinks = _kinks(found) if found and of in FIRST else None
+
+    @property
+    def kinked(self) -> bool:
+        """Whether f has a kink at the point itself, in any output."""
+        return self.kinks is not None and any(kink.any() for kink in self.kinks)
 
     def gap(self, result: PyTree) -> float:
         """How far a derivative is from the differences, over their largest entry."""
-        return 0.0 if self.fine is None else _difference(_contracted(result, self.v, self.of), self.fine)
+        if self.fine is None:
+            return 0.0
+        told, fine = jax.tree.leaves(_contracted(result, self.v, self.of)), jax.tree.leaves(self.fine)
+        if self.kinks is not None:
+            told = [np.where(kink, b, a) for kink, a, b in zip(self.kinks, told, fine, strict=True)]
+        return _difference(told, fine)
 
     def refutes(self, result: PyTree) -> bool:
         """Whether the gap is beyond what rounding, truncation or a kink between two of the steps could explain."""
         trust = 10 * max((_difference(coarse, self.fine) for coarse in self.coarse), default=0.0)
-        return self.fine is not None and self.gap(result) > 1e-3 + trust
+        return self.fine is not None and self.gap(result) > REFUTED_ABOVE + trust
+
+
+def _kinks(found: list[tuple[PyTree, PyTree]]) -> list[np.ndarray]:
+    """Where the slopes to the right and to the left stay apart as the step falls by eight, for each leaf of outputs."""
+    (slopes, finer), (_, coarser), *_ = found
+
+    def of_leaf(slope: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+        size = np.max(np.abs(slope[np.isfinite(slope)]), initial=0.0)
+        with np.errstate(invalid="ignore"):
+            return (np.abs(fine) > np.abs(coarse) / 2) & (np.abs(fine) > REFUTED_ABOVE * size)
+
+    return list(map(of_leaf, *map(jax.tree.leaves, (slopes, finer, coarser))))
 
 
 def _epsilon(x: PyTree) -> float:
@@ -128,19 +159,24 @@ def _difference(given: PyTree, exact: PyTree) -> float:
     return worst
 
 
-def _differences(f: Fn, x: PyTree, v: PyTree, rest: tuple, of: str, scale: float) -> PyTree:
-    """Central differences: J v for first derivatives, ⟨v, H v⟩ for second ones, the sum over axes for the Laplacian."""
+def _differences(f: Fn, x: PyTree, v: PyTree, rest: tuple, of: str, scale: float) -> tuple[PyTree, PyTree]:
+    """Central differences: J v for first derivatives, ⟨v, H v⟩ for second ones, the sum over axes for the Laplacian.
+
+    Beside them, for first derivatives, what the slope to the right has over the slope to the left.
+    """
     eps = _epsilon(x)
     along = lambda t, v: f(trees.axpy(t, v, x), *rest)
-    if of in ("gradient", "jacobian"):
+    if of in FIRST:
         h = scale * eps ** (1 / 3)
-        return jax.tree.map(lambda a, b: (a - b) / (2 * h), along(h, v), along(-h, v))
+        values = along(h, v), along(0.0, v), along(-h, v)
+        slope = jax.tree.map(lambda a, _, c: (a - c) / (2 * h), *values)
+        return slope, jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h, *values)
     h = scale * eps ** (1 / 4)
     second = lambda v: jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h**2, along(h, v), along(0.0, v), along(-h, v))
     if of == "laplacian":
         total = jax.vmap(second)(trees.basis(x, jnp.arange(trees.size(x))))
-        return jax.tree.map(lambda t: t.sum(0), total)
-    return second(v)
+        return jax.tree.map(lambda t: t.sum(0), total), ()
+    return second(v), ()
 
 
 def _contracted(result: PyTree, v: PyTree, of: str) -> PyTree:

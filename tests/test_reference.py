@@ -85,3 +85,39 @@ def test_a_right_hessian_beside_a_kink_is_not_refuted():
     hessian = jax.hessian(f)(x)
     verdict = lambda given: judged(f, x, "hessian", {"forward_over_reverse": given})["forward_over_reverse"]
     assert verdict(hessian)[1] and not verdict(2 * hessian)[1]
+
+
+KINKS = {
+    "relu": lambda x: jnp.maximum(x - X, 0.0) + x**2,
+    "abs_in_a_sum": lambda x: jnp.abs(x - X).sum() + jnp.sin(x).sum(),
+    "one_of_many": lambda x: jnp.concatenate([jnp.sin(x), jnp.abs(x[:1] - X[0])]),
+    "crossing": lambda x: jnp.maximum(x[0] - X[0], x[1] - X[1]) * jnp.ones(3),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_a_kink_at_the_point_is_told_and_refutes_nothing(name):
+    results = {mode: gl.jacobian(KINKS[name], mode=mode)(X) for mode in ("forward", "reverse")}
+    for _, right, note in judged(KINKS[name], X, "jacobian", results).values():
+        assert right and "kink" in note
+
+
+def test_what_is_wrong_beside_a_kink_is_still_found():
+    f = KINKS["one_of_many"]
+    jac = np.array(gl.jacobian(f)(X))
+    jac[1, 1] += 0.1
+    assert not judged(f, X, "jacobian", {"forward": jac})["forward"][1]
+
+    @jax.custom_jvp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defjvp(lambda p, t: (sine(*p), 2 * t[0] * jnp.cos(p[0])))
+    lying = lambda x: jnp.concatenate([sine(x), jnp.abs(x[:1] - X[0])])
+    assert not judged(lying, X, "jacobian", {"forward": gl.jacobian(lying)(X)})["forward"][1]
+
+
+def test_a_smooth_function_has_no_kink_however_curved():
+    f = lambda x: jnp.exp(8 * x) + 1e6 * (x - X) ** 2
+    _, right, note = judged(f, X, "jacobian", {"forward": gl.jacobian(f)(X)})["forward"]
+    assert right and not note
