@@ -1,4 +1,4 @@
-"""Integers of a program that are known before it runs, and where the windows start that its gathers and scatters move.
+"""Numbers of a program that are known before it runs, and where the windows start that its gathers and scatters move.
 
 Indices made of constants and of each other are computed by NumPy, so that nothing is compiled for them. What hangs on
 anything else is not known: random starts stand for it, the same ones wherever one variable says where.
@@ -17,7 +17,8 @@ from gradlab.jaxprs.reading import host, jaxpr_of
 Move = Callable[[np.ndarray, Any], np.ndarray]
 Values = list[np.ndarray | None]  # None: not known
 
-LARGEST = 10_000_000  # a longer array of integers is not looked into
+LARGEST = 10_000_000  # a longer array is not looked into
+KINDS = ("i", "u", "b", "f")  # of the numbers that NumPy computes as XLA does
 
 
 def _broadcast(array: np.ndarray, eqn: Any) -> np.ndarray:
@@ -36,6 +37,11 @@ def _slice(array: np.ndarray, eqn: Any) -> np.ndarray:
 
 def _reshape(array: np.ndarray, eqn: Any) -> np.ndarray:
     return array.reshape(eqn.outvars[0].aval.shape)
+
+
+def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """XLA's division of integers goes towards zero."""
+    return np.sign(a) * np.sign(b) * (np.abs(a) // np.maximum(np.abs(b), 1))
 
 
 # Operators that only move the numbers of their operand.
@@ -57,8 +63,7 @@ _ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
     "max": np.maximum,
     "min": np.minimum,
     "rem": np.fmod,
-    # XLA's division of integers goes towards zero.
-    "div": lambda a, b: np.sign(a) * np.sign(b) * (np.abs(a) // np.maximum(np.abs(b), 1)),
+    "div": lambda a, b: np.divide(a, b) if a.dtype.kind == "f" else _quotient(a, b),
     "lt": np.less,
     "le": np.less_equal,
     "gt": np.greater,
@@ -72,29 +77,43 @@ _ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
     "select_n": lambda which, *cases: np.choose(which, cases),
 }
 
+_REDUCTIONS: dict[str, Callable[..., Any]] = {
+    "reduce_sum": np.sum,
+    "reduce_max": np.max,
+    "reduce_min": np.min,
+    "reduce_and": np.all,
+    "reduce_or": np.any,
+}
+
+
+def kind(array: Any) -> str:
+    """NumPy's letter for the kind of its numbers; nothing for what has none, such as a random key."""
+    return getattr(getattr(array, "dtype", None), "kind", "")
+
 
 def known(constant: Any) -> np.ndarray | None:
     """A constant's integers or bools; None for other numbers, and for what has no values yet."""
     if isinstance(constant, int):  # a literal, of a class of JAX's own or of Python's
         return np.asarray(bool(constant) if isinstance(constant, bool) else int(constant))
-    kind = getattr(getattr(constant, "dtype", None), "kind", "")
-    if isinstance(constant, jax.core.Tracer) or kind not in ("i", "u", "b"):
+    if isinstance(constant, jax.core.Tracer) or kind(constant) not in ("i", "u", "b"):
         return None
     return host(constant) if np.size(constant) <= LARGEST else None
 
 
 def computed(eqn: Any, operands: Values) -> np.ndarray | None:
-    """The integers that an operator without programs makes of known ones; None where they are not known."""
+    """The numbers that an operator without programs makes of known ones; None where they are not known."""
     aval = eqn.outvars[0].aval
-    kind = getattr(getattr(aval, "dtype", None), "kind", "")
     arrays = [a for a in operands if a is not None]
-    if kind not in ("i", "u", "b") or len(arrays) < len(operands) or prod(aval.shape) > LARGEST:
+    if kind(aval) not in KINDS or len(arrays) < len(operands) or prod(aval.shape) > LARGEST:
         return None
     name, p = eqn.primitive.name, eqn.params
     if name in MOVES:
         found = MOVES[name](arrays[0], eqn)
     elif name in _ARITHMETIC:
-        found = _ARITHMETIC[name](*arrays)
+        with np.errstate(all="ignore"):
+            found = _ARITHMETIC[name](*arrays)
+    elif name in _REDUCTIONS and arrays[0].size:
+        found = _REDUCTIONS[name](arrays[0], axis=tuple(p["axes"]))
     elif name == "convert_element_type":
         found = arrays[0]
     elif name == "concatenate":

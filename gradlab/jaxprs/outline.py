@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from gradlab.jaxprs.indices import KINDS, computed, kind
 from gradlab.jaxprs.loops import while_constants
 from gradlab.jaxprs.program import Traced
 from gradlab.jaxprs.reading import CALLS, bound, called, host, jaxpr_of, programs, scan_counts
@@ -121,8 +122,7 @@ def _operator(eqn: Any, operands: Values, unknown: jax.Array) -> Values:
     if not any(map(_moving, operands)):
         if eqn.effects or not all(map(_known, operands)):
             return [_shape(v) for v in eqn.outvars]
-        with jax.ensure_compile_time_eval():
-            return bound(eqn, operands)
+        return _constant(eqn, operands)
     match name:
         case "cond":
             return _branch(eqn, operands, unknown)
@@ -135,6 +135,15 @@ def _operator(eqn: Any, operands: Values, unknown: jax.Array) -> Values:
         case _ if name.startswith("scatter"):
             operands = _scattered(eqn, operands)
     return bound(eqn, _filled(operands, unknown))
+
+
+def _constant(eqn: Any, operands: Values) -> Values:
+    """The results of an operator of known values: by NumPy where it can, which compiles nothing."""
+    found = computed(eqn, [np.asarray(a) if kind(a) in KINDS else None for a in operands])
+    if found is not None:
+        return [found]
+    with jax.ensure_compile_time_eval():
+        return bound(eqn, operands)
 
 
 def _branch(eqn: Any, operands: Values, unknown: jax.Array) -> Values:
