@@ -225,9 +225,9 @@ def found(f: Unary, x: PyTree, of: Of, *, screened: bool = False) -> Sparsity:
     asdex()  # a missing one is named before anything is traced
     given = product(f, x, of)
     name = given.fingerprint
+    if screened:  # whether or not a pattern is known: what auto takes must not hang on what was asked before
+        given.require_few()
     if name not in _FOUND:
-        if screened:
-            given.require_few()
         _FOUND[name] = _of_product(given, f, x, None)
         _FOUND[name].programs.add(name)
         while len(_FOUND) > MOST_KEPT:
