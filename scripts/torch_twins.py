@@ -379,6 +379,7 @@ TWINS: dict[str, Callable] = {
     "wide_net": network,
     "square_net": network,
     "bottleneck": network,
+    "autoencoder": network,
     "softmax": softmax,
     "elementwise": elementwise,
     "convolution": convolution,

@@ -64,7 +64,7 @@ def _make_quadratic_form(key: Array, size: int) -> Made:
     return quadratic_form, (jax.random.normal(for_x, (size,)), matrix, jax.random.normal(for_slope, (size,)))
 
 
-# Networks: one function, four shapes.
+# Networks: one function, five shapes.
 
 
 def network(x: Array, *weights: Array) -> Array:
@@ -106,6 +106,11 @@ def _make_square(key: Array, size: int) -> Made:
 
 def _make_bottleneck(key: Array, size: int) -> Made:
     return _make_network(key, (size, min(16, size // 2), size))
+
+
+def _make_autoencoder(key: Array, size: int) -> Made:
+    narrowing = [max(1, round(size * width / 784)) for width in (784, 1000, 500, 250, 30)]
+    return _make_network(key, (*narrowing, *narrowing[-2::-1]))
 
 
 # Vector functions.
@@ -264,6 +269,15 @@ PROBLEMS: tuple[Problem, ...] = (
         2048,
         "a network from `size` inputs through at most 16 numbers to `size` outputs",
         f"{_GRIEWANK}, chapter 10: Jacobian and Hessian accumulation",
+        network_jacobian,
+    ),
+    Problem(
+        "autoencoder",
+        ("jacobian",),
+        _make_autoencoder,
+        784,
+        "a deep network from `size` inputs through 0.04 `size` numbers back to `size` outputs",
+        "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, Science 313, 2006",
         network_jacobian,
     ),
     Problem(
