@@ -99,6 +99,22 @@ def test_the_launcher_names_the_process_that_was_lost(index, how, text):
         distributed.launch(python(LOST, index, how), 2, timeout=300)
 
 
+# Both say that they fail, process 0 first, and process 1 is seen to end first.
+LATE = """
+import os, time
+index = os.environ["GRADLAB_PROCESS"]
+time.sleep(int(index))
+os.write(int(os.environ["GRADLAB_FAILURES"]), index.encode() + b"\\n")
+time.sleep(60 * (index == "0"))
+os._exit(1)
+"""
+
+
+def test_of_two_that_fail_the_first_to_say_so_is_named():
+    with pytest.raises(errors.DistributedError, match="Process 0 of 2 ended with exit code 1"):
+        distributed.launch(python(LATE), 2, timeout=300)
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_that_has_lost_another_ends_with_an_error_of_its_own(index):
     # No launcher watches these two.

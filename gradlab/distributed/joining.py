@@ -6,12 +6,13 @@ import os
 import stat
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from gradlab.distributed.launching import COORDINATOR, LAUNCHER, LOCAL_DEVICES, PROCESS, PROCESSES
+from gradlab.distributed.launching import COORDINATOR, FAILED, FAILURES, LAUNCHER, LOCAL_DEVICES, PROCESS, PROCESSES
 from gradlab.errors import DistributedError, OptionError, first_sentence
 from gradlab.inputs import require_count
 
@@ -64,6 +65,7 @@ def start(
         raise DistributedError("gradlab.distributed.start was called before: a process joins once, at its beginning.")
     # Before the others are waited for: the launcher may be gone by now.
     _heed_launcher()
+    failures = _inherited(FAILURES)
     local = os.environ.get(LOCAL_DEVICES)
     try:
         jax.distributed.initialize(
@@ -77,7 +79,7 @@ def start(
     except (RuntimeError, ValueError) as error:
         raise DistributedError(_refusal(error, place)) from error
     # Last in, first out: before what JAX itself does at the end.
-    atexit.register(_leave)
+    atexit.register(_leave, failures, place.index if place else 0)
 
 
 def _refusal(error: Exception, place: _Place | None) -> str:
@@ -135,20 +137,25 @@ def _checked(coordinator: Any, processes: Any, index: Any) -> _Place:
     return _Place(coordinator, processes, index)
 
 
-def _leave() -> None:
-    """End at once after an error that nobody caught: JAX would wait for the others to end, and they for this one."""
+def _leave(failures: int | None, index: int) -> None:
+    """End at once after an error that nobody caught: JAX would wait for the others to end, and they for this one.
+
+    The launcher is told before: the others fail for want of this process, and may be seen to end first.
+    """
     if getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1"):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        if failures is not None:
+            with suppress(OSError):  # it is gone
+                os.write(failures, f"{index}\n".encode())
+        os._exit(FAILED)
 
 
 def _heed_launcher() -> None:
     """End when `launch` does, however it ends: the pipe that it holds is then closed."""
-    pipe = int(os.environ.pop(LAUNCHER, -1))
-    if not _is_pipe(pipe):
+    pipe = _inherited(LAUNCHER)
+    if pipe is None:
         return
-    os.set_inheritable(pipe, False)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Whole lines among those of the others, and none lost where JAX's runtime aborts the process.
         sys.stdout.reconfigure(line_buffering=True, write_through=False)
@@ -161,9 +168,14 @@ def _heed_launcher() -> None:
     threading.Thread(target=watch, name="gradlab-launcher", daemon=True).start()
 
 
-def _is_pipe(descriptor: int) -> bool:
+def _inherited(variable: str) -> int | None:
+    """The pipe of the launcher that the environment names, which no process started from here gets; None without."""
+    pipe = int(os.environ.pop(variable, -1))
     # A program between the launcher and this one may have closed it.
     try:
-        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+            return None
     except OSError:
-        return False
+        return None
+    os.set_inheritable(pipe, False)
+    return pipe

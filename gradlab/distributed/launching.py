@@ -18,12 +18,15 @@ Platform = Literal["cpu", "gpu"]
 
 # What a process is told, and reads when it joins.
 COORDINATOR, PROCESSES, PROCESS = "GRADLAB_COORDINATOR", "GRADLAB_PROCESSES", "GRADLAB_PROCESS"
-LOCAL_DEVICES, LAUNCHER = "GRADLAB_LOCAL_DEVICES", "GRADLAB_LAUNCHER"
+LOCAL_DEVICES, LAUNCHER, FAILURES = "GRADLAB_LOCAL_DEVICES", "GRADLAB_LAUNCHER", "GRADLAB_FAILURES"
+
+# How a process ends after an error that nobody caught.
+FAILED = 1
 
 # Seconds between the request to end and the end.
 GRACE = 3.0
 # Seconds in which the process that was lost first may still be seen to have ended.
-MOMENT = 0.5
+MOMENT = 2.0
 
 
 def launch(
@@ -67,31 +70,35 @@ def launch(
         )
     if isinstance(command, str) or not command:
         raise OptionError(f"command must be a list of a program and its arguments, but got {command!r:.60}.")
-    with _running(command, processes, devices, platform) as children:
-        _await(children, timeout)
+    with _running(command, processes, devices, platform) as (children, failures):
+        _await(children, failures, timeout)
 
 
 @contextmanager
 def _running(
     command: Sequence[str], processes: int, devices: int, platform: Platform
-) -> Iterator[list[subprocess.Popen]]:
-    """The processes, which have ended when the scope does."""
+) -> Iterator[tuple[list[subprocess.Popen], int]]:
+    """The processes, which have ended when the scope does, and the pipe in which those that fail say so."""
     ours, theirs = os.pipe()
+    failures, failing = os.pipe()
+    os.set_blocking(failures, False)
     children: list[subprocess.Popen] = []
     try:
         address = f"127.0.0.1:{_free_port()}"
         for index in range(processes):
-            place = {COORDINATOR: address, PROCESSES: str(processes), PROCESS: str(index), LAUNCHER: str(ours)}
-            environment = {**os.environ, **_devices(index, devices, platform), **place}
+            place = {COORDINATOR: address, PROCESSES: str(processes), PROCESS: str(index)}
+            pipes = {LAUNCHER: str(ours), FAILURES: str(failing)}
+            environment = {**os.environ, **_devices(index, devices, platform), **place, **pipes}
             # A session of its own, so that what it starts itself can be ended with it.
-            children.append(subprocess.Popen(list(command), env=environment, pass_fds=[ours], start_new_session=True))
-        yield children
+            child = subprocess.Popen(list(command), env=environment, pass_fds=[ours, failing], start_new_session=True)
+            children.append(child)
+        yield children, failures
     except OSError as error:
         raise DistributedError(f"The program {command[0]!r} cannot be run: {error}. Give its path.") from error
     finally:
         _end(children)
-        os.close(ours)
-        os.close(theirs)
+        for end in (ours, theirs, failures, failing):
+            os.close(end)
 
 
 def _devices(index: int, devices: int, platform: Platform) -> dict[str, str]:
@@ -109,7 +116,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _await(children: list[subprocess.Popen], timeout: float | None) -> None:
+def _await(children: list[subprocess.Popen], failures: int, timeout: float | None) -> None:
     """Return when all have ended well; raise as soon as one has not, or the time is up."""
     ended: SimpleQueue[tuple[int, int]] = SimpleQueue()
 
@@ -128,22 +135,29 @@ def _await(children: list[subprocess.Popen], timeout: float | None) -> None:
                 "were. Raise timeout=, or look where they wait."
             ) from None
         if code != 0:
-            raise DistributedError(_obituary(*_first(index, code, ended), len(children)))
+            index, code = _first(index, code, ended, len(children) - done - 1, failures)
+            raise DistributedError(_obituary(index, code, len(children)))
 
 
-def _first(index: int, code: int, ended: SimpleQueue[tuple[int, int]]) -> tuple[int, int]:
+def _first(index: int, code: int, ended: SimpleQueue[tuple[int, int]], running: int, failures: int) -> tuple[int, int]:
     """The process that was lost first, where its end was seen after that of another one.
 
     The memory of a killed process is given back before its end is told, and its connections are closed before that: in
     the meantime another one can fail for want of it. A signal comes from outside, so it is the cause; all but that of
-    `abort`, by which a program ends itself.
+    `abort`, by which a program ends itself. Of those that said that they fail, it is the first to say so.
     """
+    if code < 0:
+        return index, code
     until = time.monotonic() + MOMENT
     with suppress(Empty):
-        while code > 0:
+        for _ in range(running):
             other, its_code = ended.get(timeout=max(0.0, until - time.monotonic()))
             if its_code < 0 and its_code != -signal.SIGABRT:
                 return other, its_code
+    with suppress(BlockingIOError):
+        told = [int(line) for line in os.read(failures, 4096).split()]
+        if index in told:
+            return told[0], FAILED
     return index, code
 
 
