@@ -182,7 +182,7 @@ def compare(
     f, held = _holding_integers(f, args)
     predicted = _predicted(f, args, of)
     if of == "hvp":
-        args = (args[0], trees.random_like(jax.random.key(0), args[0]), *args[1:])
+        args = (args[0], trees.random_like(0, args[0]), *args[1:])
     value = compiled(_value(f, of), *args)
     hopeless = _hopeless(predicted, budget or 1.0, FAR if modes is None else np.inf)
     tried = {mode: hopeless.get(mode) or _try(_derivative(f, of, mode), args, mode, memory_limit) for mode in asked}

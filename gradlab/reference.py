@@ -81,7 +81,7 @@ class _Numeric:
 
     def __init__(self, f: Fn, args: tuple, of: str):
         self.of = of
-        self.v = args[1] if of == "hvp" else trees.random_like(jax.random.key(1), args[0])
+        self.v = args[1] if of == "hvp" else trees.random_like(1, args[0])
         rest = args[2:] if of == "hvp" else args[1:]
         values = lambda x, v, *rest: [_differences(f, x, v, rest, of, scale) for scale in (1 / 8, 1.0, 2.0)]
         found = _in_float64(values, (args[0], self.v, *rest))

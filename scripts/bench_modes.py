@@ -85,7 +85,7 @@ def contenders(name: str, of: str, f: Callable, args: tuple, picked: gl.Comparis
     """Calls without arguments, by name: `auto`, gradlab's modes, then the peers that can do this."""
     x, *data = args
     g = lambda x: f(x, *data)
-    given = (x, trees.random_like(jax.random.key(0), x)) if of == "hvp" else (x,)
+    given = (x, trees.random_like(0, x)) if of == "hvp" else (x,)
     makers: dict[str, Callable[[], Callable]] = {"auto": lambda: getattr(gl, of)(g), "jax": lambda: jax_own(of, g)}
     makers |= {f"gradlab {mode}": partial(getattr(gl, of), g, mode=mode) for mode in picked.functions}
     if of == "jacobian":

@@ -1,6 +1,7 @@
 """What every test file shares: tolerances by dtype and platform, and comparison of pytrees."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gradlab import problems
 from gradlab.errors import MissingExtraError
 from gradlab.mode.sparsity import asdex
 
@@ -72,6 +74,41 @@ def dtype(request: pytest.FixtureRequest) -> Any:
         return
     with jax.enable_x64(True):
         yield jnp.float64
+
+
+def hasty(f: Callable) -> Any:
+    """`jax.jit` for a program that runs once or twice: most of the time would go into making it fast."""
+    return jax.jit(
+        f, compiler_options={"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    )
+
+
+@cache
+def drawn(problem: problems.Problem, size: int, seed: int = 0) -> problems.record.Made:
+    """What the problem builds, as one program: drawing number after number takes longer than most tests."""
+    if problem.requires == "data":
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    made = []
+
+    def draw(key: jax.Array) -> Any:
+        f, args = problem.build(key=key, size=size)
+        made.append(f)
+        return args
+
+    with jax.enable_x64(False):  # whoever asks first, all get the same
+        args = hasty(draw)(jax.random.key(seed))
+    return made[0], args
+
+
+def each_problem(of: Iterable[problems.Problem] = problems.TABLE) -> Any:
+    """Parametrize a test by problem. All tests of one share a process, and with it what JAX has compiled for it."""
+    return pytest.mark.parametrize("problem", [of_problem(p) for p in of])
+
+
+def of_problem(problem: problems.Problem, *more: Any) -> Any:
+    """The parameters of one test of a problem."""
+    name = "-".join([problem.name, *map(str, more)])
+    return pytest.param(problem, *more, id=name, marks=pytest.mark.xdist_group(problem.name))
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn, each_problem
 from defects import MATRIX, RIGHT, SECOND, WRONG, X, backward, forward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradlab as gl
-from gradlab import check, errors, problems
+from gradlab import check, errors
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -46,11 +47,9 @@ def test_a_right_second_derivative_is_ok(name):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
+@each_problem()
 def test_the_problems_of_the_table_are_ok(problem):
-    if problem.requires == "data":
-        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    f, args = problem.build(size=4)
+    f, args = drawn(problem, 4)
     result = check(f, *args)
     assert result.ok, result
 

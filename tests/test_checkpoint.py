@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import cast
+from conftest import cast, hasty
 
 from gradlab import errors
 from gradlab.jaxprs import trace
@@ -14,8 +14,6 @@ from gradlab.mode.checkpoint import rematerialized
 from gradlab.timing import compiled, temporary_bytes
 
 POLICIES = ("none", "dots", "everything", "segments")
-# Small programs run once: most of the time would go into making them fast.
-hasty = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 draw = partial(jax.random.key, impl="rbg")
 
 

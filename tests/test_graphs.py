@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn, hasty
 from jax.extend import core
 
 import gradlab as gl
@@ -37,16 +38,18 @@ def test_the_worked_step_has_its_numbers_on_its_nodes():
 @pytest.mark.parametrize("name", SCALAR)
 @pytest.mark.parametrize("open_calls", [True, False])
 def test_adjoints_of_the_inputs_are_the_gradient(name, open_calls, same):
-    f, args = problems.get(name).build(size=min(problems.get(name).size, 16))
+    problem = problems.get(name)
+    f, args = drawn(problem, min(problem.size, 16))
     graph = gl.graph(f, *args, open_calls=open_calls)
-    wanted = jax.tree.leaves(jax.jit(jax.grad(f))(*args))
+    wanted = jax.tree.leaves(hasty(jax.grad(f))(*args))
     for node, expected in zip(graph.inputs, wanted, strict=False):
         same(jnp.asarray(node.adjoint), expected, 2e-5)
 
 
 @pytest.mark.parametrize("name", PERTURBED)
 def test_an_adjoint_is_the_derivative_by_what_is_added_to_its_node(name, same):
-    f, args = problems.get(name).build(size=min(problems.get(name).size, 8))
+    problem = problems.get(name)
+    f, args = drawn(problem, min(problem.size, 8))
     leaves, structure = jax.tree.flatten(args)
     moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
 

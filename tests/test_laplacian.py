@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import cast
+from conftest import cast, hasty
 
 from gradlab import errors, trees
 from gradlab.mode import laplacian
@@ -16,10 +16,6 @@ from gradlab.timing import compiled, temporary_bytes
 
 EXTRA = ("forward_laplacian",) if find_spec("folx") else ()
 ALL = ("hessian_trace", "forward_over_reverse", "taylor", *EXTRA)
-# Small programs run once: most of the time would go into making them fast.
-hasty = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
 
 
 def expected(f, x):

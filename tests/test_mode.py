@@ -1,12 +1,13 @@
 """Every mode of every quantity is JAX's own derivative, compiled, on every problem it has rules for."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import cast, why_no_asdex
+from conftest import cast, drawn, each_problem, hasty, of_problem, why_no_asdex
 
 import gradlab as gl
 from gradlab import problems, trees
@@ -15,7 +16,7 @@ from gradlab.mode.support import obstacle
 from gradlab.timing import compiled, temporary_bytes
 
 SIZE = 4
-JAX = {"forward": jax.jacfwd, "reverse": jax.jacrev, "checkpoint": jax.jacrev}
+JAX = {"forward": jax.jacfwd, "reverse": jax.jacrev}
 # These suit some functions, or need an extra; where they do not, they must say so before anything runs.
 SOMETIMES = ("sparse", "waist", "forward_laplacian")
 
@@ -30,22 +31,23 @@ def jax_laplacian(f, x):
     return jnp.trace(jax.hessian(lambda u: f(back(u)))(flat))
 
 
-def own(of, mode, unsupported, f, x, v):
-    """gradlab's derivative and JAX's own."""
+def of_jax(of, unsupported, f, x, v):
+    """JAX's own derivative, in a direction that f has rules for."""
     either = next(d for d in ("reverse", "forward") if d not in unsupported)
     match of:
-        case "gradient":
-            return gl.gradient(f, mode=mode)(x), JAX[mode](f)(x)
-        case "jacobian":
-            return gl.jacobian(f, mode=mode)(x), JAX.get(mode, JAX[either])(f)(x)
+        case "gradient" | "jacobian":
+            return JAX[either](f)(x)
         case "hessian":
-            mixture = f"{either}_over_{either}" if mode == "sparse" else mode
-            return gl.hessian(f, mode=mode)(x), jax_hessian(mixture)(f)(x)
+            return (jax_hessian(f"{either}_over_{either}") if unsupported else jax.hessian)(f)(x)
         case "hvp":
-            return gl.hvp(f, mode=mode)(x, v), jax.jvp(jax.grad(f), (x,), (v,))[1]
+            return jax.jvp(jax.grad(f), (x,), (v,))[1]
         case "laplacian":
-            return gl.laplacian(f, mode=mode)(x), jax_laplacian(f, x)
+            return jax_laplacian(f, x)
     raise AssertionError(of)
+
+
+def of_gradlab(of, mode, f, x, v):
+    return gl.hvp(f, mode=mode)(x, v) if of == "hvp" else getattr(gl, of)(f, mode=mode)(x)
 
 
 def cases():
@@ -53,23 +55,31 @@ def cases():
         for of in problem.of:
             for mode in gl.modes(of):
                 if mode != "auto":
-                    yield pytest.param(problem, of, mode, id=f"{problem.name}-{of}-{mode}")
+                    yield of_problem(problem, of, mode)
 
 
 def built(problem, dtype, size=SIZE):
-    if problem.requires == "data":
-        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    f, args = problem.build(size=size)
+    f, args = drawn(problem, size)
     x, *rest = cast(args, dtype)
     return f, x, rest
 
 
+@cache
+def expected(problem, of, dtype, size):
+    """A direction, and JAX's own derivative; one serves every mode."""
+    f, x, rest = built(problem, dtype, size)
+    v = trees.random_like(2, x)
+    return v, hasty(lambda x, v: of_jax(of, problem.unsupported, lambda x: f(x, *rest), x, v))(x, v)
+
+
 @pytest.mark.parametrize(("problem", "of", "mode"), cases())
 def test_a_mode_is_jax_own_derivative(problem, of, mode, dtype, same):
-    f, x, rest = built(problem, dtype, size=12 if mode in SOMETIMES else SIZE)
-    v = trees.random_like(jax.random.key(2), x)
+    size = 12 if mode in SOMETIMES else SIZE
+    f, x, rest = built(problem, dtype, size)
+    v, wanted = expected(problem, of, dtype, size)
     # What f is given besides x is closed over: a pattern may hang on its indices.
-    both = jax.jit(lambda x, v: own(of, mode, problem.unsupported, lambda x: f(x, *rest), x, v))
+    compiled = jax.jit if dtype == jnp.float32 else hasty
+    own = compiled(lambda x, v: of_gradlab(of, mode, lambda x: f(x, *rest), x, v))
     lacking = "reverse" if mode == "checkpoint" else mode
     refused = any(direction in lacking for direction in problem.unsupported)
     if mode in SOMETIMES:
@@ -77,9 +87,9 @@ def test_a_mode_is_jax_own_derivative(problem, of, mode, dtype, same):
     if refused:
         refusals = (gl.errors.UnsupportedModeError, gl.errors.MissingExtraError)
         with pytest.raises(refusals, match=r"can run here|mode='auto'|another mode"):
-            both(x, v)
+            own(x, v)
     else:
-        same(*both(x, v))
+        same(own(x, v), wanted)
 
 
 @pytest.mark.parametrize(("of", "mode", "size", "least", "extra"), [
@@ -99,12 +109,12 @@ def test_a_mode_for_some_functions_serves_some_problems(of, mode, size, least, e
     assert sum(serves(problem) for problem in problems.TABLE if of in problem.of) >= least
 
 
-@pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
+@each_problem()
 def test_auto_picks_a_mode_that_runs(problem, same):
     f, x, rest = built(problem, jnp.float32)
     g = lambda x: f(x, *rest)
     for of in problem.of:
-        v = trees.random_like(jax.random.key(2), x)
+        v = trees.random_like(2, x)
         picked = auto.choose(g, x, of, v).mode
         assert picked in gl.modes(of)
         assert not any(direction in picked for direction in problem.unsupported)
@@ -138,7 +148,7 @@ def test_chunks_cut_the_memory_of_a_hessian_to_an_eighth(mode, same):
 def test_chunks_of_any_size_give_the_same_hessian_of_a_pytree(mode, chunk, dtype, same):
     x = cast({"a": np.linspace(0.2, 1.0, 6).reshape(2, 3), "b": (0.7,)}, dtype)
     f = lambda p: jnp.sum(jnp.sin(p["a"]) ** 2) * jnp.exp(p["b"][0]) + jnp.prod(p["a"][:, 0]) * p["b"][0] ** 3
-    same(jax.jit(gl.hessian(f, mode=mode, chunk_size=chunk))(x), jax.hessian(f)(x))
+    same(hasty(gl.hessian(f, mode=mode, chunk_size=chunk))(x), hasty(jax.hessian(f))(x))
 
 
 @pytest.mark.parametrize("mode", [mode for mode in gl.modes("hessian") if "_over_" in mode])

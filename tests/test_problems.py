@@ -1,7 +1,6 @@
 """Properties of the table of problems, each at a small size."""
 
 import dataclasses
-import functools
 import sys
 import typing
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn, each_problem, hasty
 
 from gradlab import problems
 from gradlab.errors import GradlabError, MissingExtraError, OptionError, TargetError
@@ -17,19 +17,12 @@ from gradlab.types import Quantity
 
 KINDS = typing.get_args(Quantity)
 SIZES = (3, 8)
-every_problem = pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
-every_known_truth = pytest.mark.parametrize(
-    "problem", [p for p in problems.TABLE if p.truth], ids=[p.name for p in problems.TABLE if p.truth]
-)
+every_problem = each_problem()
+every_known_truth = each_problem(p for p in problems.TABLE if p.truth)
 
 
-def fresh(problem, *, seed=0, size=5):
-    if problem.requires == "data":
-        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    return problem.build(key=jax.random.key(seed), size=size)
-
-
-build = functools.cache(fresh)  # the same inputs serve many tests, and drawing them costs more than the tests do
+def build(problem, *, seed=0, size=5):
+    return drawn(problem, size, seed)
 
 
 def to_float64(tree):
@@ -51,7 +44,7 @@ def reverse(f, args):
 
 
 def jit_direction(direction, f, args):
-    return jax.jit(lambda args: direction(f, args))(args)
+    return hasty(lambda args: direction(f, args))(args)
 
 
 def plain_laplacian(f, *args):
@@ -96,7 +89,7 @@ def test_a_record_is_frozen_and_described(problem):
 @every_problem
 def test_a_problem_is_finite_and_jit_does_not_change_it(problem):
     f, args = build(problem)
-    eager, compiled = f(*args), jax.jit(f)(*args)
+    eager, compiled = f(*args), hasty(f)(*args)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(eager))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), eager, compiled)
 
@@ -110,7 +103,11 @@ def test_scalar_quantities_have_a_scalar_function_and_jacobians_do_not(problem):
 
 @every_problem
 def test_one_key_gives_one_function_and_one_set_of_arguments(problem):
-    (f, args), (again, same_args), (_, other_args) = build(problem), fresh(problem), build(problem, seed=1)
+    (f, args), (again, same_args), (_, other_args) = (
+        problem.build(size=5),
+        problem.build(size=5),
+        build(problem, seed=1),
+    )
     assert f is again and same(args, same_args)
     assert not same(args[0], other_args[0])
 
@@ -162,7 +159,7 @@ def test_the_truth_is_the_derivative_jax_takes(problem, size):
     f, args = build(problem, size=size)
     with jax.enable_x64(True):
         args = to_float64(args)
-        both = jax.jit(lambda args: (problem.truth(*args), plain_derivative(problem, f, args)))(args)
+        both = hasty(lambda args: (problem.truth(*args), plain_derivative(problem, f, args)))(args)
         truth, derivative = jax.tree.map(np.asarray, both)
     assert jax.tree.structure(truth) == jax.tree.structure(derivative)
     for a, b in zip(jax.tree.leaves(truth), jax.tree.leaves(derivative), strict=True):

@@ -3,13 +3,12 @@
 import dataclasses
 import importlib.util
 import warnings
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import cast, why_no_asdex
+from conftest import cast, hasty, why_no_asdex
 from jax import lax
 from jax.experimental.sparse import BCOO
 
@@ -22,8 +21,6 @@ from gradlab.mode.sparsity import Sparsity, asdex, detect, found
 REASON = why_no_asdex()
 needs_asdex = pytest.mark.skipif(bool(REASON), reason=REASON)
 
-# Every program here runs once or twice.
-hasty = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 N = 23
 KERNEL = np.array([0.5, -1.0, 2.0], np.float32)
 # In int32: JAX 0.10 cannot index by an int64 array of NumPy first without and then with x64.

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import each_problem, hasty
 
 from gradlab import problems
 
 torch = pytest.importorskip("torch", reason="the twins are written in PyTorch")
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SECOND = tuple(p for p in problems.TABLE if {"hessian", "laplacian"} & set(p.of))
-every_problem = pytest.mark.parametrize("problem", problems.TABLE, ids=problems.names())
-every_second = pytest.mark.parametrize("problem", SECOND, ids=[p.name for p in SECOND])
+every_problem = each_problem()
+every_second = each_problem(SECOND)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def twins(monkeypatch):
 def solved(problem):
     """Arguments of 5 pieces in float64, and JAX's value and derivatives there.
 
-    One program for all, compiled in a hurry: drawing the numbers one by one costs more than the tests do.
+    One program for all: drawing the numbers one by one costs more than the tests do.
     """
     if problem.requires == "data":
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -40,8 +41,7 @@ def solved(problem):
         f, args = problem.build(size=5)
         return args, f(*args), jacobian(f)(*args), jax.hessian(f)(*args) if problem in SECOND else None
 
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.device_get(jax.jit(everything, compiler_options=quick)())
+    return jax.device_get(hasty(everything)())
 
 
 def at_point(twins, problem):
