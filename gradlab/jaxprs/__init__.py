@@ -8,6 +8,7 @@ from gradlab.jaxprs.operators import Listing, Operator, Pullback, body_of, listi
 from gradlab.jaxprs.program import Traced, draws, hoist, lacks_forward_rule, trace
 from gradlab.jaxprs.reading import moves
 from gradlab.jaxprs.sources import Frame, Frames, called, place, user_frame
+from gradlab.jaxprs.units import images, saves
 
 __all__ = [
     "Frame",
@@ -25,10 +26,12 @@ __all__ = [
     "density",
     "draws",
     "hoist",
+    "images",
     "lacks_forward_rule",
     "listing",
     "moves",
     "place",
+    "saves",
     "trace",
     "unrolled",
     "user_frame",

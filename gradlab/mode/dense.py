@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradlab import trees
+from gradlab.jaxprs import images, saves, trace
 from gradlab.mode.support import Unary
 from gradlab.types import Mixture, PyTree
 
@@ -35,9 +36,9 @@ def unchunked(f: Unary, direction: Direction, has_aux: bool = False) -> Unary:
 
 
 def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux: bool = False) -> Unary:
-    """`x ↦ J` by forward or reverse mode; without chunks, JAX's own program."""
+    """`x ↦ J` by forward or reverse mode, all directions at once or in chunks."""
     if chunk_size is None:
-        return unchunked(f, direction, has_aux)
+        return lambda x: _whole(f, x, direction, has_aux)
     match direction:
         case "forward":
             return lambda x: _chunked_forward(f, x, chunk_size, has_aux)
@@ -45,6 +46,29 @@ def dense(f: Unary, direction: Direction, chunk_size: int | None = None, has_aux
             return lambda x: _chunked_reverse(f, x, chunk_size, has_aux)
         case _:
             assert_never(direction)
+
+
+def _whole(f: Unary, x: PyTree, direction: Direction, has_aux: bool) -> Any:
+    """JAX's own program; or, where that would multiply matrices by the identity, one without these products."""
+    own = unchunked(f, direction, has_aux)
+    program = trace(f, x)
+    y = program.shape[0] if has_aux else program.shape
+    space = y if direction == "reverse" else jax.eval_shape(lambda x: x, x)
+    floating = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves((space, y)))
+    # Linearized, a loop would keep what a push forward through it needs of each iteration.
+    apart = direction == "reverse" or not program.operators & {"scan", "while", "custom_vjp_call"}
+    if not (floating and apart and trees.size(space) > 1 and "dot_general" in program.operators):
+        return own(x)
+    found = jax.linearize(f, x, has_aux=cast(Any, has_aux)) if direction == "forward" else None
+    y, apply, *aux = found or jax.vjp(f, x, has_aux=cast(Any, has_aux))
+    linear = trace(apply, space)
+    if not saves(linear, space):
+        return own(x)
+    if direction == "forward":
+        jac = by_input(images(linear, space, axis=-1), x, y)
+    else:
+        jac = by_output(images(linear, space)[0], x, y)
+    return (jac, *aux) if has_aux else jac
 
 
 def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
@@ -154,7 +178,7 @@ def nested(f: Unary, mode: Mixture, chunk_size: int | None = None) -> Unary:
     """
     outer, inner = directions(mode)
     if chunk_size is None or inner == "reverse":
-        return dense(dense(f, inner), outer, chunk_size)
+        return dense(unchunked(f, inner), outer, chunk_size)
     size = chunk_size if outer == "forward" else None
 
     def columns(x: PyTree) -> Any:
