@@ -28,7 +28,7 @@ class Diagonal:
     """A value of which every entry is moved by a direction of its own, and by no other.
 
     Attributes:
-        entries: by how much, in the value's shape; None while nothing is computed.
+        entries: by how much, in the value's shape; None while nothing is computed, and NumPy's ones in a unit vector.
         start: the direction of the first entry.
         order: axis j of the value is axis `order[j]` of a leaf, in whose order the directions count the entries.
     """
@@ -80,11 +80,11 @@ def images(program: Traced, space: PyTree, axis: int = 0) -> PyTree:
     [[2.0, 0.0], [0.0, 3.0]]
     """
     leaves = jax.tree.leaves(space)
-    ones = [jnp.ones(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    first = _First(sum(map(np.size, leaves)))
+    ones = [np.ones(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    first = _First(sum(map(np.size, leaves)), axis)
     first.outputs(program, [replace(unit, entries=a) for unit, a in zip(_units(space), ones, strict=True)])
     rest = lambda arrays: _Rest(arrays).outputs(program, _units(space))
-    results = jax.vmap(rest, in_axes=(0,), out_axes=axis)(first.arrays)
+    results = jax.vmap(rest, in_axes=axis, out_axes=axis)(first.arrays)
     return jax.tree.unflatten(jax.tree.structure(program.shape), results)
 
 
@@ -189,10 +189,11 @@ class _First(_Numbers):
 
     Args:
         count: how many directions there are.
+        axis: where the axis of directions goes, 0 or -1: with that of the result, nothing has to be transposed.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, axis: int) -> None:
+        self.count, self.axis = count, axis
         self.arrays: list[jax.Array] = []
 
     def kept(self, eqn: Any, operands: Values, found: Diagonal) -> Diagonal:
@@ -201,10 +202,11 @@ class _First(_Numbers):
 
     def product(self, eqn: Any, operands: Values) -> Batched:
         side = next(i for i, a in enumerate(operands) if isinstance(a, Diagonal))
-        rows, start = _product(eqn, operands[side], operands[1 - side], side), operands[side].start
+        found, start = _product(eqn, operands[side], operands[1 - side], side, self.axis), operands[side].start
         # The other directions give zeros.
-        around = [(start, self.count - start - rows.shape[0], 0), *[(0, 0, 0)] * (rows.ndim - 1)]
-        self.arrays.append(jax.lax.pad(rows, jnp.zeros((), rows.dtype), around))
+        around = [(0, 0, 0)] * found.ndim
+        around[self.axis] = (start, self.count - start - found.shape[self.axis], 0)
+        self.arrays.append(jax.lax.pad(found, jnp.zeros((), found.dtype), around))
         return Batched()
 
     def batch(self, eqn: Any, operands: Values) -> Values:
@@ -217,8 +219,11 @@ class _First(_Numbers):
             return
         entries = value.entries
         number = jnp.arange(entries.size, dtype=jnp.int32).reshape(_lengths(value)).transpose(value.order)
-        direction = jax.lax.broadcasted_iota(jnp.int32, (self.count, *entries.shape), 0)
-        self.arrays.append(jnp.where(direction == value.start + number, entries, jnp.zeros((), entries.dtype)))
+        across = range(1, entries.ndim + 1) if self.axis == 0 else range(entries.ndim)
+        shape = (self.count, *entries.shape) if self.axis == 0 else (*entries.shape, self.count)
+        direction = jax.lax.broadcasted_iota(jnp.int32, shape, self.axis % len(shape))
+        hit = direction == _spread(value.start + number, across, shape)
+        self.arrays.append(jnp.where(hit, _spread(entries, across, shape), jnp.zeros((), entries.dtype)))
 
 
 class _Rest(_Numbers):
@@ -248,31 +253,34 @@ def _lengths(value: Diagonal) -> tuple[int, ...]:
     return tuple(value.entries.shape[value.order.index(axis)] for axis in range(len(value.order)))
 
 
-def _product(eqn: Any, diagonal: Diagonal, matrix: Any, side: int) -> jax.Array:
-    """A product with a diagonal on the given side, in the directions that move it: `[size, *shape]`.
+def _product(eqn: Any, diagonal: Diagonal, matrix: Any, side: int, axis: int) -> jax.Array:
+    """A product with a diagonal on the given side, in the directions that move it: `[size, *shape]` where axis is 0.
 
     Its numbers are those of the matrix, scaled by the diagonal's entries. An axis that is not summed over is one of the
     directions and one of the product, and only their diagonal is not zero.
     """
     contracted, batched = eqn.params["dimension_numbers"]
     aval, rank, other = eqn.outvars[0].aval, len(diagonal.order), 1 - side
-    ndims = {side: rank, other: jnp.ndim(matrix)}
+    ndims, lengths = {side: rank, other: jnp.ndim(matrix)}, _lengths(diagonal)
+    full = (*lengths, *aval.shape) if axis == 0 else (*aval.shape, *lengths)
+    result, leaf = (rank, 0) if axis == 0 else (0, len(aval.shape))  # where their axes begin
+    direction = [leaf + d for d in diagonal.order]
     # The product has the batch axes, then those of the left operand that are not summed over, then the right one's.
     free = [(of, d) for of in (0, 1) for d in range(ndims[of]) if d not in (*contracted[of], *batched[of])]
-    place = {axis: rank + len(batched[0]) + i for i, axis in enumerate(free)}
-    place |= {(of, d): rank + i for of in (0, 1) for i, d in enumerate(batched[of])}
-    ties = [(diagonal.order[d], place[side, d]) for d in range(rank) if (side, d) in place]
-    place |= {(other, d): diagonal.order[c] for d, c in zip(contracted[other], contracted[side], strict=True)}
-    full = (*_lengths(diagonal), *aval.shape)
+    place = {at: result + len(batched[0]) + i for i, at in enumerate(free)}
+    place |= {(of, d): result + i for of in (0, 1) for i, d in enumerate(batched[of])}
+    ties = [(direction[d], place[side, d]) for d in range(rank) if (side, d) in place]
+    place |= {(other, d): direction[c] for d, c in zip(contracted[other], contracted[side], strict=True)}
     numbers = _spread(jnp.asarray(matrix, aval.dtype), [place[other, d] for d in range(ndims[other])], full)
-    numbers = numbers * _spread(diagonal.entries.astype(aval.dtype), diagonal.order, full)
-    for one, other in ties:
-        same = jax.lax.broadcasted_iota(jnp.int32, full, one) == jax.lax.broadcasted_iota(jnp.int32, full, other)
+    if not isinstance(diagonal.entries, np.ndarray):  # else the compiler would multiply a constant matrix by ones
+        numbers = numbers * _spread(diagonal.entries.astype(aval.dtype), direction, full)
+    for one, two in ties:
+        same = jax.lax.broadcasted_iota(jnp.int32, full, one) == jax.lax.broadcasted_iota(jnp.int32, full, two)
         numbers = jnp.where(same, numbers, jnp.zeros((), aval.dtype))
-    return numbers.reshape(-1, *aval.shape)
+    return numbers.reshape((-1, *aval.shape) if axis == 0 else (*aval.shape, -1))
 
 
-def _spread(array: jax.Array, axes: Sequence[int], shape: tuple[int, ...]) -> jax.Array:
+def _spread(array: Any, axes: Sequence[int], shape: tuple[int, ...]) -> jax.Array:
     """An array whose axes become these of a larger shape, repeated along the others."""
-    order = np.argsort(axes)
-    return jax.lax.broadcast_in_dim(array.transpose(order), shape, [axes[i] for i in order])
+    order = np.argsort(axes).tolist()
+    return jax.lax.broadcast_in_dim(jnp.transpose(array, order), shape, [axes[i] for i in order])
