@@ -41,7 +41,7 @@ blame: $(VENV)/.installed-test
 
 # auto and the measured choice, beside JAX's own, and PyTorch, asdex and folx where they are installed.
 modes: $(VENV)/.installed-test
-	@$(BIN)/python scripts/bench_modes.py --plot scripts/results/modes.svg
+	@$(BIN)/python scripts/bench_modes.py
 
 # What recomputing the states of a loop buys in memory, and costs in time.
 checkpoint: $(VENV)/.installed

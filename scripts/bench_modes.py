@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", default=f"scripts/results/modes-{jax.default_backend()}.json")
-    parser.add_argument("--plot", default=None)
+    parser.add_argument("--plot", default=None, help="beside the JSON where left out")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(Path(__file__).parent))
@@ -265,8 +265,7 @@ def main() -> None:
     content = {"date": datetime.date.today().isoformat(), "info": facts(), "rows": rows, **found}
     write_atomically(options.json, to_json(content))
     print("written:", options.json)
-    if options.plot:
-        print("written:", plots.save(picture(rows), options.plot))
+    print("written:", plots.save(picture(rows), options.plot or Path(options.json).with_suffix(".svg")))
 
 
 if __name__ == "__main__":

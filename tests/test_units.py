@@ -37,6 +37,7 @@ FUNCTIONS = {
     "transposed and reshaped": (lambda x: A @ x.T.reshape(7, 2), draw(size=(2, 7))),
     "one more axis": (lambda x: (C @ x[:, None])[..., 0], X),
     "a pytree": (lambda p: {"y": A @ p["w"] + p["b"], "z": p["b"].T @ A}, {"w": C[0, :2].T, "b": draw(size=(5, 2))}),
+    "an empty leaf": (lambda p: A @ p["w"] + p["none"].sum(), {"none": draw(size=(0, 2)), "w": X}),
     "both operands": (lambda x: (x @ A.T) @ (A @ x) * x, X),
     "used again": (lambda x: (A @ x) * jnp.sum(x) + A @ (x * x) + x[:5], X),
     "itself": (lambda x: (A @ x, x, 3.0 * x), X),
@@ -69,6 +70,12 @@ def test_the_jacobian_is_that_of_jax(name, mode, same):
 def test_it_is_that_of_jax_in_single_precision_and_eagerly(name, mode, same):
     f, x = FUNCTIONS[name]
     x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), x)
+    same(gl.jacobian(f, mode=mode)(x), OWN[mode](f)(x))
+
+
+@pytest.mark.parametrize("mode", NAMES)
+def test_numbers_and_numpy_arrays_are_arguments_like_any(mode, same):
+    f, x = lambda p: p["s"] * (A @ (p["s"] * p["v"])), {"s": 0.5, "v": X.astype(np.float32)}
     same(gl.jacobian(f, mode=mode)(x), OWN[mode](f)(x))
 
 

@@ -195,6 +195,7 @@ class _First(_Numbers):
     def __init__(self, count: int, axis: int) -> None:
         self.count, self.axis = count, axis
         self.arrays: list[jax.Array] = []
+        self.ended: dict[int, Diagonal] = {}
 
     def kept(self, eqn: Any, operands: Values, found: Diagonal) -> Diagonal:
         [entries] = bound(eqn, [a.entries if isinstance(a, Diagonal) else a for a in operands])
@@ -215,9 +216,9 @@ class _First(_Numbers):
         return [Batched() for _ in eqn.outvars]
 
     def whole(self, value: Any) -> None:
-        if not isinstance(value, Diagonal):
+        if not isinstance(value, Diagonal) or id(value) in self.ended:
             return
-        entries = value.entries
+        self.ended[id(value)], entries = value, value.entries
         number = jnp.arange(entries.size, dtype=jnp.int32).reshape(_lengths(value)).transpose(value.order)
         across = range(1, entries.ndim + 1) if self.axis == 0 else range(entries.ndim)
         shape = (self.count, *entries.shape) if self.axis == 0 else (*entries.shape, self.count)
@@ -235,6 +236,7 @@ class _Rest(_Numbers):
 
     def __init__(self, arrays: list[jax.Array]) -> None:
         self.arrays = iter(arrays)
+        self.ended: dict[int, tuple[Diagonal, jax.Array]] = {}
 
     def product(self, eqn: Any, operands: Values) -> Batched:
         return Batched(next(self.arrays))
@@ -243,9 +245,11 @@ class _Rest(_Numbers):
         return [Batched(a) for a in bound(eqn, list(map(self.whole, operands)))]
 
     def whole(self, value: Any) -> Any:
-        if isinstance(value, Batched):
-            return value.array
-        return next(self.arrays) if isinstance(value, Diagonal) else value
+        if not isinstance(value, Diagonal):
+            return value.array if isinstance(value, Batched) else value
+        if id(value) not in self.ended:
+            self.ended[id(value)] = value, next(self.arrays)
+        return self.ended[id(value)][1]
 
 
 def _lengths(value: Diagonal) -> tuple[int, ...]:
