@@ -30,6 +30,7 @@ FUNCTIONS = {
     "vector on the left": (lambda x: jnp.sin(x) @ A.T, X),
     "a batch": (lambda x: jnp.tanh(x @ A.T) @ B.T, draw(size=(4, 7))),
     "a batch axis": (lambda x: jnp.einsum("bij,bjk->bik", C, x), draw(size=(2, 7, 3))),
+    "an outer product": (lambda x: jnp.tanh(x[:, None] @ B[:1] + A.T), X),
     "two axes summed over": (lambda x: jnp.tensordot(C, x, ((2, 0), (1, 0))), draw(size=(2, 7, 3))),
     "transposed": (lambda x: jnp.cos(x.T) @ C[0].T, draw(size=(7, 3))),
     "transposed twice": (lambda x: jnp.einsum("ijk,lk->ijl", x.transpose(2, 0, 1) * 2, C[0]), draw(size=(3, 7, 2))),

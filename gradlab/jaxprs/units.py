@@ -129,6 +129,10 @@ def _kept(eqn: Any, operands: Values) -> Diagonal | None:
     return None
 
 
+def _sums(product: Any) -> bool:
+    return len(product.params["dimension_numbers"][0][0]) > 0
+
+
 class _Look:
     """A program run on what its values are: whether a product with a diagonal comes up."""
 
@@ -152,7 +156,8 @@ class _Look:
         kept = _kept(eqn, operands)
         if kept is not None:
             return [self.kept(eqn, operands, kept)]
-        if name == "dot_general" and len(moving) == 1 and isinstance(moving[0], Diagonal):
+        # An outer product sums over nothing: there is nothing to save.
+        if name == "dot_general" and isinstance(moving[0], Diagonal) and len(moving) == 1 and _sums(eqn):
             return [self.product(eqn, operands)]
         return self.batch(eqn, operands)
 
