@@ -130,7 +130,9 @@ def _kept(eqn: Any, operands: Values) -> Diagonal | None:
 
 
 def _sums(product: Any) -> bool:
-    return len(product.params["dimension_numbers"][0][0]) > 0
+    """Whether a matrix product sums over anything: an outer one does not, and there is nothing to save."""
+    (contracted, _), _ = product.params["dimension_numbers"]
+    return any(product.invars[0].aval.shape[axis] > 1 for axis in contracted)
 
 
 class _Look:
@@ -156,7 +158,6 @@ class _Look:
         kept = _kept(eqn, operands)
         if kept is not None:
             return [self.kept(eqn, operands, kept)]
-        # An outer product sums over nothing: there is nothing to save.
         if name == "dot_general" and isinstance(moving[0], Diagonal) and len(moving) == 1 and _sums(eqn):
             return [self.product(eqn, operands)]
         return self.batch(eqn, operands)
