@@ -52,7 +52,7 @@ def test_the_whole_table_ends_in_one_summary(capsys, small_table):
     assert code == 0 and err == ""
     assert "digits_mlp: left out" in out
     assert "gradient: fastest right mode on 1 problems" in out
-    assert out.rstrip().splitlines()[-1].startswith("jax.jacobian (reverse)")
+    assert out.rstrip().splitlines()[-1].startswith("Mode reverse, that of jax.jacobian, took")
 
 
 def test_no_progress_bar_where_nobody_watches(capsys, small_table):
