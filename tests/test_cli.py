@@ -166,9 +166,9 @@ def test_blame_ends_with_one_where_it_finds_something(capsys, tmp_path, monkeypa
 
 def test_predict_says_what_auto_would_take_and_writes_json(capsys, tmp_path):
     file = tmp_path / "prediction.json"
-    code, out, err = run(capsys, "predict", "tall_net", "--json", str(file))
+    code, out, err = run(capsys, "predict", "lotka_volterra", "--json", str(file))
     assert code == 0 and err == ""
-    assert "jacobian of tall_net: auto takes forward" in out
+    assert "jacobian of lotka_volterra: auto takes forward" in out
     assert json.loads(file.read_text())["prediction"]["choice"] == "forward"
 
 
