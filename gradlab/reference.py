@@ -110,13 +110,17 @@ class _Numeric:
 
 
 def _kinks(found: list[tuple[PyTree, PyTree]]) -> list[np.ndarray]:
-    """Where the slopes to the right and to the left stay apart as the step falls by eight, for each leaf of outputs."""
+    """Where the slopes to the right and to the left stay as far apart as the step falls by eight, for each leaf.
+
+    Where f is smooth the gap between them falls with the step, and where its values are rounded it grows.
+    """
     (slopes, finer), (_, coarser), *_ = found
 
     def of_leaf(slope: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         size = np.max(np.abs(slope[np.isfinite(slope)]), initial=0.0)
         with np.errstate(invalid="ignore"):
-            return (np.abs(fine) > np.abs(coarse) / 2) & (np.abs(fine) > REFUTED_ABOVE * size)
+            stays = (np.abs(fine) > np.abs(coarse) / 2) & (np.abs(fine) < 2 * np.abs(coarse))
+            return stays & (np.abs(fine) > REFUTED_ABOVE * size)
 
     return list(map(of_leaf, *map(jax.tree.leaves, (slopes, finer, coarser))))
 

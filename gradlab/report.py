@@ -182,14 +182,13 @@ def _default_loss(name: str, mode: str, group: Sequence[Comparison]) -> str:
     losses = {one.name: one.ratio(mode) for one in group}
     known = {problem: loss for problem, loss in losses.items() if loss is not None}
     cannot = [problem for problem, loss in losses.items() if loss is None]
-    ran = [f"It could not run, or was wrong, on {', '.join(cannot)}."] if cannot else []
     told = f"Mode {mode}, that of {name},"
     if not known:
         return f"{told} could not run, or was wrong, on any."
     worst = max(known, key=lambda problem: known[problem])
     middle = median(known.values())
     lost = f"{told} took {middle:.2f} × the best (median), {known[worst]:.1f} × at worst ({worst})."
-    return " ".join([lost, *ran])
+    return lost + (f" It could not run, or was wrong, on {', '.join(cannot)}." if cannot else "")
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

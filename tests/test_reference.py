@@ -121,3 +121,9 @@ def test_a_smooth_function_has_no_kink_however_curved():
     f = lambda x: jnp.exp(8 * x) + 1e6 * (x - X) ** 2
     _, right, note = judged(f, X, "jacobian", {"forward": gl.jacobian(f)(X)})["forward"]
     assert right and not note
+
+
+def test_values_that_are_rounded_are_no_kink():
+    f = lambda x: jnp.sin(x).astype(jnp.float32).astype(x.dtype)
+    _, right, note = judged(f, X, "jacobian", {"forward": gl.jacobian(f)(X)})["forward"]
+    assert right and "kink" not in note

@@ -175,6 +175,10 @@ class _Look:
     def batch(self, eqn: Any, operands: Values) -> Values:
         return [Batched() for _ in eqn.outvars]
 
+    def whole(self, value: Any) -> Any:
+        """A value where it stops being a diagonal."""
+        return value
+
 
 class _Numbers(_Look):
     """A program run on numbers."""
@@ -184,10 +188,6 @@ class _Numbers(_Look):
 
     def fixed(self, eqn: Any, operands: Values) -> Values:
         return bound(eqn, operands)
-
-    def whole(self, value: Any) -> Any:
-        """What is no diagonal any more."""
-        raise NotImplementedError
 
 
 class _First(_Numbers):

@@ -59,20 +59,31 @@ def _whole(f: Unary, x: PyTree, direction: Direction, has_aux: bool) -> Any:
     apart = direction == "reverse" or not program.operators & {"scan", "while", "custom_vjp_call"}
     if not (floating and apart and trees.size(space) > 1 and "dot_general" in program.operators):
         return own(x)
-    found = jax.linearize(f, x, has_aux=cast(Any, has_aux)) if direction == "forward" else None
-    y, apply, *aux = found or jax.vjp(f, x, has_aux=cast(Any, has_aux))
-    linear = trace(apply, space)
-    if not saves(linear, space):
+    y, apply, *aux = linear(f, x, direction, has_aux)
+    applied = trace(apply, space)
+    if not saves(applied, space):
         return own(x)
     if direction == "forward":
-        jac = by_input(images(linear, space, axis=-1), x, y)
+        jac = by_input(images(applied, space, axis=-1), x, y)
     else:
-        jac = by_output(images(linear, space)[0], x, y)
+        jac = by_output(images(applied, space), x, y)
     return (jac, *aux) if has_aux else jac
 
 
+def linear(f: Unary, x: PyTree, direction: Direction, has_aux: bool = False) -> tuple[Any, ...]:
+    """f(x), then v ↦ J v or w ↦ Jᵀ w, then aux if f has one."""
+    match direction:
+        case "forward":
+            return tuple(jax.linearize(f, x, has_aux=cast(Any, has_aux)))
+        case "reverse":
+            y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
+            return y, lambda w: pull(w)[0], *aux
+        case _:
+            assert_never(direction)
+
+
 def _chunked_forward(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    _, push, *aux = jax.linearize(f, x, has_aux=cast(Any, has_aux))
+    _, push, *aux = linear(f, x, "forward", has_aux)
     jac = assembled(push, x, chunk_size)
     return (jac, *aux) if has_aux else jac
 
@@ -94,8 +105,8 @@ def by_input(columns: PyTree, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _chunked_reverse(f: Unary, x: PyTree, chunk_size: int, has_aux: bool) -> Any:
-    y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
-    jac = by_output(in_chunks(lambda w: pull(w)[0], y, chunk_size, axis=0), x, y)
+    y, pull, *aux = linear(f, x, "reverse", has_aux)
+    jac = by_output(in_chunks(pull, y, chunk_size, axis=0), x, y)
     return (jac, *aux) if has_aux else jac
 
 

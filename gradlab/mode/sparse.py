@@ -8,7 +8,7 @@ Review 47, 2005); Griewank and Walther, Evaluating Derivatives (2nd ed., 2008), 
 """
 
 from collections.abc import Sequence
-from typing import Any, assert_never, cast
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from gradlab import inputs, trees
 from gradlab.errors import UnsupportedModeError
 from gradlab.jaxprs import trace
 from gradlab.mode import hvp
-from gradlab.mode.dense import DIRECTIONS, MIXTURES, Direction, unchunked
+from gradlab.mode.dense import DIRECTIONS, MIXTURES, linear, unchunked
 from gradlab.mode.product import Of, product
 from gradlab.mode.sparsity import Sparsity, found
 from gradlab.mode.support import Unary, first_supported, obstacle
@@ -62,7 +62,7 @@ def jacobian(
     >>> jacobian(square, jnp.arange(9.0), detect(square, jnp.ones(9), "jacobian"), output="bcoo").data[3]
     Array(6., dtype=float32)
     """
-    y, apply, *aux = _linear(f, x, sparsity.direction, has_aux)
+    y, apply, *aux = linear(f, x, sparsity.direction, has_aux)
     sparsity.require_fit(trees.size(y), trees.size(x), "jacobian")
     results = _passes(apply, x if sparsity.direction == "forward" else y, sparsity, chunk_size)
     jac = _assembled(results, sparsity, y, x, output)
@@ -101,18 +101,6 @@ def hessian(
     sparsity.require_fit(trees.size(x), trees.size(x), "hessian")
     results = _passes(_products(f, x, mode), x, sparsity, chunk_size)
     return _assembled(results, sparsity, x, x, output)
-
-
-def _linear(f: Unary, x: PyTree, direction: Direction, has_aux: bool = False) -> tuple[Any, ...]:
-    """f(x), then v ↦ J v or w ↦ Jᵀ w, then aux if f has one."""
-    match direction:
-        case "forward":
-            return tuple(jax.linearize(f, x, has_aux=cast(Any, has_aux)))
-        case "reverse":
-            y, pull, *aux = jax.vjp(f, x, has_aux=cast(Any, has_aux))
-            return y, lambda w: pull(w)[0], *aux
-        case _:
-            assert_never(direction)
 
 
 def _products(f: Unary, x: PyTree, mode: Mixture) -> Unary:
@@ -301,11 +289,11 @@ def _pairs(f: Unary, x: PyTree, v: PyTree, w: PyTree, sparsity: Sparsity) -> lis
         seeded, apply = x, _products(f, x, mode)
         products.append((v, columns, rows, hvp.along(f, v, mode)(x)))
     else:
-        seeded, apply = x if sparsity.direction == "forward" else w, _linear(f, x, sparsity.direction)[1]
+        seeded, apply = x if sparsity.direction == "forward" else w, linear(f, x, sparsity.direction)[1]
         ways = {"forward": (v, columns, rows), "reverse": (w, rows, columns)}
         for d in DIRECTIONS:
             if obstacle(unchunked(f, d), x) is None:
-                products.append((*ways[d], _linear(f, x, d)[1](ways[d][0])))
+                products.append((*ways[d], linear(f, x, d)[1](ways[d][0])))
     data = _passes(apply, seeded, sparsity, None)[places]
 
     def pair(direction: PyTree, taken: Any, placed: Any, whole: PyTree) -> tuple[jax.Array, ...]:
