@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import cast, hasty
 
+import gradlab as gl
 from gradlab import errors, trees
 from gradlab.mode import laplacian
 from gradlab.timing import compiled, temporary_bytes
@@ -127,6 +128,10 @@ def test_auto_takes_a_mode_that_can_run(same):
 
 def test_modes_without_a_rule_say_so_and_name_others():
     loop = lambda x: jnp.sum(jax.lax.while_loop(lambda c: c[0] < 9, lambda c: c * jnp.exp(x), x))
+    with pytest.raises(errors.UnsupportedModeError, match="Reverse-mode"):
+        gl.hessian(loop, mode="forward_over_reverse")(jnp.ones(2))
+    with pytest.raises(errors.UnsupportedModeError, match="Reverse-mode"):
+        gl.hvp(loop, mode="forward_over_reverse")(jnp.ones(2), jnp.ones(2))
     for mode, reason in (
         ("forward_over_reverse", "Reverse-mode"),
         ("taylor", "while"),

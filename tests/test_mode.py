@@ -156,3 +156,16 @@ def test_chunked_hessian_of_an_array_function_has_one_block_for_each_output(mode
     f = lambda x: jnp.stack([x[0] ** 2 * x[1], jnp.sin(x[1] * x[2])])
     x = jnp.array([0.3, 1.2, -0.4])
     same(gl.hessian(f, mode=mode, chunk_size=2)(x), jax.hessian(f)(x))
+
+
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+def test_a_mean_that_is_broadcast_back_is_compiled_right(mode, dtype, same):
+    """jaxlib 0.10.2 got the reverse mode of such rows wrong, by a third of the largest entry."""
+    n = 24
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(n, n)), dtype)
+    jac = jax.jit(gl.jacobian(lambda x: x * jnp.mean(x**2, axis=-1, keepdims=True), mode=mode))(x)
+    rows = np.asarray(x, np.float64)
+    of_a_row = (rows**2).mean(-1)[:, None, None] * np.eye(n) + 2 / n * rows[:, :, None] * rows[:, None, :]
+    expected = np.zeros((n, n, n, n))
+    expected[np.arange(n), :, np.arange(n), :] = of_a_row
+    same(jac, jnp.asarray(expected, dtype))

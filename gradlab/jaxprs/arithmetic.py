@@ -20,6 +20,8 @@ QUARTER, PAGED = PAGE // 4, 4
 # A product of fewer multiplications than this is a loop on the spot, as are many at once of no more rows and columns
 # than that; for larger ones a library is called.
 TINY_ONE, TINY_MANY = 32, 6
+# A solve with, or a factorization of, a matrix of no more rows than this does its operations one by one.
+TINY_FACTOR = 32
 
 _FREE = frozenset(
     str.split("""reshape squeeze expand_dims broadcast_in_dim stop_gradient copy copy_p pvary optimization_barrier
@@ -60,7 +62,7 @@ class Kernel:
         strided: numbers that a scatter writes a multiple of `PAGE` from the one before.
         turned: numbers that a transposition reads across rows; a multiple of `QUARTER` apart, each counts as `PAGED`.
         calls, rows, tiny: of matrix products, how many a library takes at one call, their first operands' rows, and
-            operations of those that it is not called for.
+            operations of those that it is not called for; of factorizations, matrices, and operations of small ones.
         inner: whether it runs inside a loop.
         small: whether that loop is so small that a compiler may make one kernel of all of it.
     """
@@ -138,7 +140,16 @@ def _arithmetic(kind: Kind, eqn: Any) -> dict[str, Any]:
         return {"flops": size * log2(max(2.0, size))}
     if kind == "product":
         return _product(eqn)
+    if kind == "factor":
+        return _factor(eqn, float(flops(eqn) or size))
     return {"flops": flops(eqn) or size}
+
+
+def _factor(eqn: Any, operations: float) -> dict[str, Any]:
+    """Of many matrices each is a call; what is to be done for a small one is far from the speed of a large one."""
+    shape = eqn.invars[0].aval.shape
+    calls = float(prod(shape[:-2]))
+    return {"tiny" if shape[-1:] and shape[-1] <= TINY_FACTOR else "flops": operations, "calls": calls}
 
 
 def _product(eqn: Any) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class _Reader:
 
 def _on_the_spot(kernel: Kernel) -> Kernel:
     """A part of a loop that is one kernel: nothing is called for a product."""
-    if kernel.calls:
+    if kernel.kind == "product" and kernel.calls:
         kernel = replace(kernel, tiny=kernel.flops, flops=0.0, calls=0.0, rows=0.0)
     return replace(kernel, small=True)
 

@@ -82,13 +82,14 @@ def plain(mode: str, run: Unary) -> Candidate:
     return Candidate(mode, lambda: (run, ""))
 
 
-def cheapest(candidates: Sequence[Candidate], x: PyTree, of: str) -> Choice:
+def cheapest(candidates: Sequence[Candidate], x: PyTree, of: str, margin: float = MARGIN) -> Choice:
     """The candidate that is predicted to be the fastest of those that can run.
 
     Args:
-        candidates: the preferred first; a later one wins by more than `MARGIN` alone.
+        candidates: the preferred first.
         x: the point, or its shapes.
         of: the quantity, for the error.
+        margin: a later candidate must be predicted to be faster by more than this factor.
 
     Raises:
         UnsupportedModeError: none of them can; the text has every reason.
@@ -102,7 +103,7 @@ def cheapest(candidates: Sequence[Candidate], x: PyTree, of: str) -> Choice:
         reasons = " ".join(f"{e.mode}: {e.reason.rstrip('.')}." for e, _ in tried)
         raise UnsupportedModeError(f"No mode of {of} can run for this function. {reasons}")
     least = min(seconds for _, _, seconds in able)
-    taken, run = next((e, run) for e, run, seconds in able if seconds <= MARGIN * least)
+    taken, run = next((e, run) for e, run, seconds in able if seconds <= margin * least)
     return Choice(taken.mode, run, tuple(e for e, _ in tried))
 
 

@@ -12,7 +12,7 @@ from gradlab import trees
 from gradlab.errors import UnsupportedModeError
 from gradlab.mode import choice, hvp, sparse
 from gradlab.mode.choice import Candidate, Choice
-from gradlab.mode.dense import MIXTURES, nested
+from gradlab.mode.dense import MIXTURES, directions, nested, unchunked
 from gradlab.mode.jacobian import Options
 from gradlab.mode.support import Unary, explained
 from gradlab.types import HessianMode, PyTree
@@ -27,7 +27,8 @@ def compute(f: Unary, x: PyTree, mode: HessianMode, options: Options) -> Any:
             return colored(f, x, options)[0](x)
         case "forward_over_reverse" | "reverse_over_forward" | "reverse_over_reverse" | "forward_over_forward":
             others = lambda: [(name, nested(f, name, options.chunk_size)) for name in MIXTURES]
-            return explained(nested(f, mode, options.chunk_size), x, mode, "hessian", others)
+            within = unchunked(f, directions(mode)[1])
+            return explained(nested(f, mode, options.chunk_size), x, mode, "hessian", others, within=within)
         case _:
             assert_never(mode)
 

@@ -11,9 +11,12 @@ import jax
 from gradlab import trees
 from gradlab.mode import choice
 from gradlab.mode.choice import Choice
-from gradlab.mode.dense import MIXTURES
+from gradlab.mode.dense import MIXTURES, directions, unchunked
 from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import HvpMode, Mixture, PyTree
+
+# One product takes much the same work in each mixture: a smaller difference than this is one of predictions.
+MARGIN = 1.5
 
 
 def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
@@ -21,12 +24,13 @@ def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
     if mode == "auto":
         return choose(f, x, v).run(x)
     others = lambda: [(name, along(f, v, name)) for name in MIXTURES]
-    return explained(along(f, v, mode), x, mode, "hvp", others, pushes=True)
+    within = unchunked(f, directions(mode)[1])
+    return explained(along(f, v, mode), x, mode, "hvp", others, within=within, pushes=True)
 
 
 def choose(f: Unary, x: PyTree, v: PyTree) -> Choice:
     """The mixture that is predicted to be the fastest."""
-    return choice.cheapest([choice.plain(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp")
+    return choice.cheapest([choice.plain(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp", MARGIN)
 
 
 def first(f: Unary, x: PyTree, v: PyTree) -> Mixture:

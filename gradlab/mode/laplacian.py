@@ -44,7 +44,8 @@ def compute(f: Unary, x: PyTree, mode: LaplacianMode, chunk_size: int | None = N
     if mode == "auto":
         return choose(f, x, chunk_size).run(x)
     others = lambda: [(name, trace(f, name, chunk_size)) for name in PREFERENCE]
-    return explained(trace(f, mode, chunk_size), x, mode, "laplacian", others)
+    within = jax.grad(f) if mode == "forward_over_reverse" else None
+    return explained(trace(f, mode, chunk_size), x, mode, "laplacian", others, within=within)
 
 
 def choose(f: Unary, x: PyTree, chunk_size: int | None = None, memory_limit: int | None = None) -> Choice:

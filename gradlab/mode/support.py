@@ -67,6 +67,7 @@ def explained(
     of: str,
     others: Callable[[], Sequence[tuple[str, Callable[[PyTree], Any]]]],
     *,
+    within: Callable[[PyTree], Any] | None = None,
     pushes: bool = False,
 ) -> Any:
     """`compute(x)`; when the function lacks the rule that the mode needs, the error says so and names modes that run.
@@ -79,6 +80,8 @@ def explained(
         x: the point.
         mode, of: their names, for the error.
         others: makes the other modes, as for `first_supported`.
+        within: a derivative that this one differentiates; what it cannot do is told first, since JAX's words for a
+            derivative of a derivative may be about neither.
         pushes: the derivative pushes single tangents forward.
 
     Raises:
@@ -88,7 +91,8 @@ def explained(
     def refusal(reason: str) -> UnsupportedModeError:
         runs = [name for name, other in others() if name != mode and obstacle(other, x) is None]
         advice = f"These modes can run here: {', '.join(runs)}." if runs else "No other mode can run here either."
-        return UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {reason}. {advice}")
+        first = obstacle(within, x) if within else None
+        return UnsupportedModeError(f"{of} cannot use mode {mode!r} for this function: {first or reason}. {advice}")
 
     if pushes and inputs.is_traced(x):
         reason = obstacle(compute, x)
