@@ -15,7 +15,7 @@ from gradlab.mode.dense import MIXTURES, directions, unchunked
 from gradlab.mode.support import Unary, explained, first_supported
 from gradlab.types import HvpMode, Mixture, PyTree
 
-# One product takes much the same work in each mixture: a smaller difference than this is one of predictions.
+# One product takes much the same work in each mixture; predictions are not fine enough to tell less than this apart.
 MARGIN = 1.5
 
 
