@@ -64,13 +64,16 @@ def misfit(f: Callable[..., Any], *args: Any) -> TypeError | None:
     return None
 
 
+# What others call the two directions; by its letters alone "backward" is nearest to "forward".
+_ELSEWHERE = {"jvp": "forward", "jacfwd": "forward", **dict.fromkeys(("backward", "vjp", "jacrev"), "reverse")}
+
+
 def require_mode(mode: object, of: str) -> None:
     """Raise `UnknownModeError` unless `mode` is one of `modes(of)`."""
     require_quantity(of)
     if mode not in MODES[of]:
-        raise UnknownModeError(
-            f"{of} has no mode {mode!r}; known are {', '.join(MODES[of])}.{nearest(mode, MODES[of])}"
-        )
+        meant = nearest(_ELSEWHERE.get(str(mode), mode), MODES[of])
+        raise UnknownModeError(f"{of} has no mode {mode!r}; known are {', '.join(MODES[of])}.{meant}")
 
 
 def require_quantity(of: object) -> None:

@@ -143,3 +143,9 @@ def test_the_users_own_error_is_not_disguised():
 def test_errors_are_the_same_under_jit():
     with pytest.raises(errors.NotScalarError):
         jax.jit(gl.gradient(jnp.sin))(X)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("backward", "reverse"), ("jacfwd", "forward"), ("revers", "reverse")])
+def test_a_mode_by_the_name_it_has_elsewhere_is_understood(given, meant):
+    with pytest.raises(gl.errors.UnknownModeError, match=f"no mode '{given}'.* Did you mean '{meant}'"):
+        gl.jacobian(jnp.sin, mode=given)(jnp.ones(3))
