@@ -184,11 +184,11 @@ def _default_loss(name: str, mode: str, group: Sequence[Comparison]) -> str:
     cannot = [problem for problem, loss in losses.items() if loss is None]
     told = f"Mode {mode}, that of {name},"
     if not known:
-        return f"{told} could not run, or was wrong, on any."
+        return f"{told} was not timed, or was wrong, on all."
     worst = max(known, key=lambda problem: known[problem])
     middle = median(known.values())
     lost = f"{told} took {middle:.2f} × the best (median), {known[worst]:.1f} × at worst ({worst})."
-    return lost + (f" It could not run, or was wrong, on {', '.join(cannot)}." if cannot else "")
+    return lost + (f" It was not timed, or was wrong, on {', '.join(cannot)}." if cannot else "")
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

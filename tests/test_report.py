@@ -46,7 +46,7 @@ def test_summary_counts_the_winners_and_the_price_of_the_default():
     unable = (Row("forward", "ok", 1.0), Row("reverse", "unsupported"))
     lines = " ".join(report.summary([comparison("a"), comparison("b", rows=slow), comparison("c", rows=unable)]))
     assert "forward 2 (a, c)" in lines and "reverse 1 (b)" in lines
-    assert "2.0 × at worst (a)" in lines and "could not run, or was wrong, on c" in lines
+    assert "2.0 × at worst (a)" in lines and "was not timed, or was wrong, on c" in lines
 
 
 def test_a_comparison_without_a_right_mode_says_so():
