@@ -105,7 +105,9 @@ def calibrate(budget: float = 20.0) -> tuple[Rates, float]:
         body, constants = hoist(f, *args)
         works.append(work(trace(body, constants, *args)))
         runs.append(partial(compiled(f, *args), *args))
-    times = np.array([sample.seconds for sample in interleaved(runs, budget=budget)])
+    # Each for itself: among so many others it would find what it needs displaced, and take up to twice as long as a
+    # derivative does that is called again and again.
+    times = np.array([interleaved([run], budget=budget / len(runs))[0].seconds for run in runs])
     return fitted(works, times, cost.DEFAULTS[cost.platform()])
 
 
