@@ -14,7 +14,7 @@ from gradlab import inputs, operators, reference, trees
 from gradlab.errors import ArgumentError, GradlabError, OptionError, UnsupportedModeError
 from gradlab.mode import choice
 from gradlab.prediction import Prediction, predict
-from gradlab.timing import Program, Sample, compiled, interleaved_once
+from gradlab.timing import Program, Sample, compiled, interleaved_once, race
 from gradlab.types import MODES, Fn, PyTree, Quantity
 
 # Predictions are right within a factor of ten: a mode that is further over the budget is not even compiled.
@@ -156,7 +156,8 @@ def compare(
         args: its arguments; numbers and arrays. For `of="hvp"` the direction is a fixed random one.
         of: `"gradient"`, `"jacobian"`, `"hessian"`, `"hvp"` or `"laplacian"`.
         modes: the modes to compare; all but `auto` where None.
-        repeats: rounds of timing; as many as fit into the budget where None (5 at least, 200 at most).
+        repeats: rounds of timing, the same for all modes. Where None, all modes share half of the budget (5 rounds at
+            least), and those that may be the fastest share the other half.
         budget: seconds of timing for all modes together, 1 where None. A mode whose first run alone is over it is
             skipped, as is one that is predicted to be ten times over it. Where modes is None, so is one that is
             predicted to take a hundred times as long as the fastest.
@@ -193,7 +194,10 @@ def compare(
     verdicts = reference.judge(f, args, of, {m: p(*args) for m, p in programs.items()}, _derivative)
     # Modes that compile to the same program are one: no noise may rank them.
     runs = {name: partial(program, *args) for name, program in {VALUE: value, **programs}.items()}
-    samples = interleaved_once(runs, budget=budget or 1.0, repeats=repeats)
+    if repeats is None:
+        samples = race(runs, apart=VALUE, budget=budget or 1.0)
+    else:
+        samples = interleaved_once(runs, repeats=repeats)
     for mode, program in programs.items():
         rows[mode] = _measured(mode, program, samples[mode], samples[VALUE], verdicts[mode])
     rows = {mode: _foretold(row, predicted) for mode, row in (rows | over).items()}

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,12 @@ from gradlab.types import PyTree
 
 # A sample shorter than this is mostly the clock and the dispatch; short programs are run several times a sample.
 SAMPLE_SECONDS = 2e-4
+# A shorter program is run once before each of its samples: that call brings back what other programs have displaced
+# from the caches, and wakes the threads. Of a longer one that is little, and the call would take half of the budget.
+WARMED = 2e-3
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+# What takes more than so many times as long as the fastest, halfway through a race, will not win it.
+BEHIND = 1.5
 
 
 @dataclass(frozen=True)
@@ -143,17 +148,16 @@ def interleaved(
     >>> [s.calls >= 3 for s in interleaved([lambda: jax.numpy.ones(3)], repeats=3)]
     [True]
     """
-    first = [min(_seconds(run, 1) for _ in range(2)) for run in runs]
+    first = [min(_seconds(run, 1) for _ in range(3)) for run in runs]
     inner = [max(1, min(1000, int(SAMPLE_SECONDS / max(t, 1e-9)))) for t in first]
-    one_round = sum(t * k for t, k in zip(first, inner, strict=True))
+    one_round = sum(t * (k + (t < WARMED)) for t, k in zip(first, inner, strict=True))
     rounds = repeats or max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
     times: list[list[float]] = [[] for _ in runs]
     order = np.random.default_rng(0)
     for _ in range(rounds):
-        # In another order each round, and the short ones after a call that brings back what the one before displaced:
-        # no program always comes after the same one, nor always finds cold caches and sleeping threads.
+        # In another order each round: no program always comes after the same one.
         for j in order.permutation(len(runs)):
-            if inner[j] > 1:
+            if first[j] < WARMED:
                 _seconds(runs[j], 1)
             times[j].append(_seconds(runs[j], inner[j]) / inner[j])
     return [_summary(kept, k) for kept, k in zip(times, inner, strict=True)]
@@ -179,6 +183,41 @@ def interleaved_once(
     firsts = {keys[name]: run for name, run in reversed(list(runs.items()))}
     samples = dict(zip(firsts, interleaved(list(firsts.values()), budget=budget, repeats=repeats), strict=True))
     return {name: samples[key] for name, key in keys.items()}
+
+
+def race(runs: Mapping[str, Callable[[], PyTree]], *, apart: str = "", budget: float = 1.0) -> dict[str, Sample]:
+    """`interleaved_once` in two heats of half the budget each: all take part in the first, in the second the fastest
+    and those close behind, of which the noise of a few rounds would make the order.
+
+    In one heat the slowest would take most of the time, and leave little to tell the fastest apart.
+
+    Args:
+        runs: as for `interleaved_once`.
+        apart: the name of one that does not compete; it takes part in the first heat alone.
+        budget: seconds for both heats.
+
+    Returns:
+        One sample a run, of all its rounds.
+
+    Source: Karnin, Koren and Somekh, Almost optimal exploration in multi-armed bandits, ICML 2013: sequential halving.
+
+    >>> few, many = jax.numpy.ones(3), jax.numpy.ones(10**6)
+    >>> runs = {"sum": lambda: few + 1, "product": lambda: 2 * few, "many": lambda: many + 1}
+    >>> sorted(race(runs, budget=0.01))
+    ['many', 'product', 'sum']
+    """
+    samples = interleaved_once(runs, budget=budget / 2)
+    limit = BEHIND * min((sample.seconds for name, sample in samples.items() if name != apart), default=0.0)
+    close = {name: run for name, run in runs.items() if name != apart and samples[name].seconds <= limit}
+    if len({id(samples[name]) for name in close}) > 1:
+        again = interleaved_once(close, budget=budget / 2)
+        samples |= {name: _joined(samples[name], sample) for name, sample in again.items()}
+    return samples
+
+
+def _joined(one: Sample, other: Sample) -> Sample:
+    whole = _summary([*one.rounds, *other.rounds], 1)
+    return replace(whole, calls=one.calls + other.calls)
 
 
 def _seconds(run: Callable[[], PyTree], count: int) -> float:

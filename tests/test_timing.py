@@ -64,6 +64,35 @@ def test_rounds_run_every_program_once_and_each_comes_after_each_other():
     assert {*itertools.pairwise(turns)} == {*itertools.permutations("abc", 2)}
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """A clock that is told: a run takes the seconds that it returns. The list has what was spent."""
+    spent = []
+
+    def seconds(run, count):
+        spent.append(run() * count)
+        return spent[-1]
+
+    monkeypatch.setattr(timing, "_seconds", seconds)
+    return spent
+
+
+def test_the_second_half_of_a_race_is_for_those_close_to_the_fastest(told):
+    seconds = {"value": 0.0001, "fast": 0.001, "close": 0.0014, "slow": 0.01}
+    runs = {name: partial(float, s) for name, s in seconds.items()}
+    samples = timing.race(runs, apart="value", budget=1.0)
+    assert {name: sample.seconds for name, sample in samples.items()} == pytest.approx(seconds)
+    assert 0.9 < sum(told) < 1.1
+    fast, close, slow, value = (len(samples[name].rounds) for name in ("fast", "close", "slow", "value"))
+    assert fast == close > 3 * slow and slow == value > timing.LEAST_ROUNDS
+
+
+def test_a_race_that_is_decided_ends_with_its_first_half(told):
+    samples = timing.race({"fast": partial(float, 0.001), "slow": partial(float, 0.01)}, budget=1.0)
+    assert len(samples["fast"].rounds) == len(samples["slow"].rounds)
+    assert timing.race({}) == {}
+
+
 def test_spread_is_the_middle_half_over_the_median():
     sample = timing._summary([1.0, 2.0, 3.0, 4.0, 5.0], 2)
     assert (sample.seconds, sample.calls) == (3.0, 10)
