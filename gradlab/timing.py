@@ -18,6 +18,8 @@ SAMPLE_SECONDS = 2e-4
 # A shorter program is run once before each of its samples: that call brings back what other programs have displaced
 # from the caches, and wakes the threads. Of a longer one that is little, and the call would take half of the budget.
 WARMED = 2e-3
+# A call that took so long is not a short one that was slow for being the first.
+LONG = 0.05
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 # What takes more than so many times as long as the fastest, halfway through a race, will not win it.
 BEHIND = 1.5
@@ -148,7 +150,7 @@ def interleaved(
     >>> [s.calls >= 3 for s in interleaved([lambda: jax.numpy.ones(3)], repeats=3)]
     [True]
     """
-    first = [min(_seconds(run, 1) for _ in range(3)) for run in runs]
+    first = [_first(run) for run in runs]
     inner = [max(1, min(1000, int(SAMPLE_SECONDS / max(t, 1e-9)))) for t in first]
     one_round = sum(t * (k + (t < WARMED)) for t, k in zip(first, inner, strict=True))
     rounds = repeats or max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
@@ -161,6 +163,12 @@ def interleaved(
                 _seconds(runs[j], 1)
             times[j].append(_seconds(runs[j], inner[j]) / inner[j])
     return [_summary(kept, k) for kept, k in zip(times, inner, strict=True)]
+
+
+def _first(run: Callable[[], PyTree]) -> float:
+    """About how long one call takes: the first of a short program may take many times as long."""
+    seconds = _seconds(run, 1)
+    return seconds if seconds > LONG else min(seconds, _seconds(run, 1), _seconds(run, 1))
 
 
 def interleaved_once(
