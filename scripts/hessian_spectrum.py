@@ -1,6 +1,6 @@
 """The curvature of a classifier of handwritten digits before and after training: trace, sharpness, all eigenvalues.
 
-Run: python scripts/hessian_spectrum.py [--wide 965] [--images 512] [--out FILE]    draws out/hessian_spectrum.png
+Run: python scripts/hessian_spectrum.py [--wide 965] [--images 512] [--products 4 8]    draws out/hessian_spectrum.png
 
 The Hessian is the sum of the Gauss-Newton matrix, which has no negative eigenvalue, and of the curvature of the model
 itself, of which training leaves little. No matrix is formed: all comes of products with vectors.
@@ -22,7 +22,7 @@ import gradlab as gl
 from gradlab import curvature
 from gradlab.problems import digits
 
-KEY, PRODUCTS = jax.random.key(0), (4, 8, 16, 32, 64)
+KEY = jax.random.key(0)
 
 
 def describe(ax: Axes, title: str, model: gl.models.Model, params: Any, data: digits.Images) -> None:
@@ -41,23 +41,23 @@ def describe(ax: Axes, title: str, model: gl.models.Model, params: Any, data: di
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def power_iteration(loss: Any, params: Any, key: jax.Array) -> jax.Array:
+def power_iteration(loss: Any, params: Any, length: int, key: jax.Array) -> jax.Array:
     """⟨v, H v⟩ for each v on the way: after so many products, the largest eigenvalue in absolute value."""
     flat, back = ravel_pytree(params)
     product = lambda v: ravel_pytree(gl.hvp(loss)(params, back(v)))[0]
     step = lambda v, _: ((w := product(v)) / jnp.linalg.norm(w), v @ w)
     start = jax.random.normal(key, flat.shape)
-    return jax.lax.scan(step, start / jnp.linalg.norm(start), length=PRODUCTS[-1])[1]
+    return jax.lax.scan(step, start / jnp.linalg.norm(start), length=length)[1]
 
 
-def race(loss: Any, params: Any) -> Table:
+def race(loss: Any, params: Any, products: list[int]) -> Table:
     """The relative error of the largest eigenvalue after the same number of products, the median of eight starts."""
-    table = Table("products", *map(str, PRODUCTS), title="after training, relative error of λ")
+    table, most = Table("products", *map(str, products), title="after training, relative error of λ"), max(products)
     largest = lambda key, steps: curvature.sharpness(loss, params, key=key, steps=steps).value
-    truth, keys = largest(KEY, 2 * PRODUCTS[-1]), jax.random.split(KEY, 8)
-    powers = jax.jit(jax.vmap(partial(power_iteration, loss, params)))(keys).T
-    lanczos = [jax.jit(jax.vmap(partial(largest, steps=k)))(keys) for k in PRODUCTS]
-    for name, values in (("power iteration", [powers[k - 1] for k in PRODUCTS]), ("Lanczos", lanczos)):
+    truth, keys = largest(KEY, 2 * most), jax.random.split(KEY, 8)
+    powers = jax.jit(jax.vmap(partial(power_iteration, loss, params, most)))(keys).T
+    lanczos = [jax.jit(jax.vmap(partial(largest, steps=k)))(keys) for k in products]
+    for name, values in (("power iteration", [powers[k - 1] for k in products]), ("Lanczos", lanczos)):
         errors = [float(jnp.median(jnp.abs(value / truth - 1))) for value in values]
         table.add_row(name, *(f"{error:.0e}" if error > 1e-6 else "< 1e-06" for error in errors))
     return table
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wide", type=int, default=965, help="two hidden layers of a large mlp: a million parameters")
     parser.add_argument("--images", type=int, default=512, help="to train on, and to take the loss of")
+    parser.add_argument("--products", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="to find the largest with")
     parser.add_argument("--out", default="out/hessian_spectrum.png")
     options = parser.parse_args()
     data, model, optimizer = digits.load(KEY, options.images), digits.classifier("mlp"), digits.recipe("sgd")
@@ -76,7 +77,7 @@ def main() -> None:
     above, below = figure.subplots(2, 1, sharex=True)
     describe(above, "before training", model, start, data)
     describe(below, "after training", model, trained, data)
-    Console(width=80).print(race(loss, trained))
+    Console(width=80).print(race(loss, trained, options.products))
     large = gl.models.mlp((64, options.wide, options.wide, 10))
     params, begun = large.init(KEY), time.perf_counter()
     top = curvature.sharpness(lambda params: digits.cross_entropy(large)(params, data), params, key=KEY)

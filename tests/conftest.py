@@ -45,7 +45,8 @@ NEED_ASDEX = ("sparse.py", "sparsity.py", "pattern.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the examples that need asdex where it is not to be had."""
+    """Skip the examples that need asdex where it is not to be had; begin with what takes longest in one process."""
+    items.sort(key=lambda item: item.path.name != "test_tour.py")
     examples = [i for i in items if isinstance(i, pytest.DoctestItem) and i.path.name in NEED_ASDEX]
     reason = why_no_asdex() if examples else ""
     for item in examples if reason else []:
@@ -86,18 +87,25 @@ def hasty(f: Callable) -> Any:
 @cache
 def drawn(problem: problems.Problem, size: int, seed: int = 0) -> problems.record.Made:
     """What the problem builds, as one program: drawing number after number takes longer than most tests."""
+    draw, made = drawing(problem, size)
+    with jax.enable_x64(False):  # whoever asks first, all get the same
+        args = hasty(draw)(jax.random.key(seed))
+    return made[0], args
+
+
+@cache
+def drawing(problem: problems.Problem, size: int) -> tuple[Callable[[jax.Array], Any], list[Callable]]:
+    """What draws the problem's arguments from a key, and where it leaves the function when it is traced."""
     if problem.requires == "data":
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    made = []
+    made: list[Callable] = []
 
     def draw(key: jax.Array) -> Any:
         f, args = problem.build(key=key, size=size)
         made.append(f)
         return args
 
-    with jax.enable_x64(False):  # whoever asks first, all get the same
-        args = hasty(draw)(jax.random.key(seed))
-    return made[0], args
+    return draw, made
 
 
 def each_problem(of: Iterable[problems.Problem] = problems.TABLE) -> Any:

@@ -121,11 +121,11 @@ def test_what_is_predicted_to_be_hopeless_is_not_even_compiled():
 
 
 def test_what_is_predicted_to_be_far_behind_is_measured_where_it_is_named():
-    f, (x,) = lambda x: jnp.sum((x[1:] - x[:-1] ** 2) ** 2), (jnp.linspace(0.5, 1.5, 700),)
-    far = by_mode(gl.compare(f, x, of="hessian", repeats=1))["forward_over_forward"]
+    f = lambda t: jnp.sin(t * jnp.arange(4000.0))
+    far = by_mode(gl.compare(f, 1.0, repeats=1))["reverse"]
     assert far.status == "skipped" and "modes=" in far.reason and far.compile_seconds is None
-    named = gl.compare(f, x, of="hessian", modes=[far.mode, "forward_over_reverse"], repeats=1, budget=60)
-    assert {row.status for row in named.rows} == {"ok"}
+    named = gl.compare(f, 1.0, modes=["reverse", "forward"], repeats=1, budget=60)
+    assert [(row.mode, row.status) for row in named.rows] == [("forward", "ok"), ("reverse", "ok")]
 
 
 def test_chosen_modes_are_the_rows():
