@@ -63,6 +63,18 @@ def test_a_product_of_matrices_calls_a_library_unless_they_are_tiny(left, right,
     assert (kernel.flops > 0) == (tiny == 0)
 
 
+def test_to_call_a_library_inside_of_a_loop_takes_less_than_outside():
+    def unrolled(x, w):
+        for _ in range(50):
+            x = x @ w
+        return x
+
+    looped = lambda x, w: jax.lax.scan(lambda x, _: (x @ w, None), x, length=50)[0]
+    sizes = shape(64, 8), shape(8, 8)
+    assert work(trace(unrolled, *sizes)).kernels[0].calls == 1
+    assert predicted(looped, *sizes) < 0.8 * predicted(unrolled, *sizes)
+
+
 def loop(size):
     body = lambda c, _: (jnp.sin(c) * 0.5 + jnp.sum(c), c)
     return work(trace(lambda c: jax.lax.scan(body, c, length=50)[1], shape(size))).kernels
