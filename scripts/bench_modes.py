@@ -4,14 +4,16 @@ Run: python scripts/bench_modes.py [--only WORD ...] [--rounds 30] [--json FILE]
 
 Every derivative of every problem is computed by each contender in turn, round after round in one process, each result
 waited for; whatever disagrees with what most of them say is left out as wrong. Contenders that compile to the same
-program are timed once. A ratio is the median, over rounds, of two times taken in the same round, with the middle half
-of those ratios; `regret` is a time over that of the fastest right contender, whoever that is. Then: how the sparse
-modes grow from 10² to 10⁶ variables, as the slope of log time, and of log memory, in log n.
+program are timed once; what is quick to time is timed in more rounds, for five seconds. A ratio is the median, over
+rounds, of two times taken in the same round, with the middle half of those ratios; `regret` is a time over that of the
+fastest right contender, whoever that is. Then: how the sparse modes grow from 10² to 10⁶ variables, as the slope of log
+time, and of log memory, in log n.
 """
 
 import argparse
 import datetime
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,6 +41,10 @@ STAND_IN = "jax.jacfwd"
 TORCH = {"jacobian": ("jacrev", "jacfwd"), "hessian": ("hessian",)}
 # A contender whose one call takes longer is not the fastest, and would take most of the run.
 PATIENCE = 1.0
+# A derivative that is quick to time is timed in more rounds, for about so many seconds: of contenders that are nearly
+# one program, the fastest in a few rounds is the luckiest.
+SECONDS = 5.0
+MOST_ROUNDS = 300
 # Nobody would color a fuller matrix by hand, and it would take minutes.
 FULL = 0.25
 
@@ -143,11 +149,18 @@ def ratio(one: Sample, other: Sample) -> dict[str, float]:
     return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
+def enough(runs: dict[str, Run], rounds: int) -> int:
+    """As many rounds as take about SECONDS, and at least those that were asked for."""
+    start = time.perf_counter()
+    interleaved_once(runs, repeats=1)
+    return max(rounds, min(MOST_ROUNDS, int(SECONDS / (time.perf_counter() - start))))
+
+
 def measured(name: str, of: Quantity, f: Callable, args: tuple, rounds: int) -> dict[str, Any]:
     picked = gl.compare(f, *args, of=of)
     every = contenders(name, of, f, args, picked)
     runs = agreeing(every)
-    samples = interleaved_once(runs, repeats=rounds)
+    samples = interleaved_once(runs, repeats=enough(runs, rounds))
     best = min(samples, key=lambda who: samples[who].seconds)
     chosen = f"gradlab {picked.best.mode}" if picked.best else ""
     row: dict[str, Any] = {
