@@ -93,6 +93,17 @@ def test_a_mode_is_jax_own_derivative(problem, of, mode, dtype, same):
         same(own(x, v), wanted)
 
 
+@pytest.mark.parametrize("name", ["bundle_adjustment", "softmax", "square_net"])
+def test_jax_own_derivative_is_one_in_both_precisions(name):
+    """Where the compiler got it wrong, the modes would be as wrong. Some faults take a problem of its own size."""
+    problem = problems.get(name)
+    single = jax.tree.leaves(expected(problem, "jacobian", jnp.float32, problem.size)[1])
+    with jax.enable_x64(True):
+        double = jax.tree.leaves(expected(problem, "jacobian", jnp.float64, problem.size)[1])
+    for a, b in zip(single, double, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * max(1.0, float(np.max(np.abs(b), initial=0.0))))
+
+
 @pytest.mark.parametrize(("of", "mode", "size", "least", "extra"), [
     ("jacobian", "sparse", 24, 5, "asdex"),
     ("hessian", "sparse", 24, 2, "asdex"),
