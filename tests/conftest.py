@@ -45,8 +45,7 @@ NEED_ASDEX = ("sparse.py", "sparsity.py", "pattern.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the examples that need asdex where it is not to be had; begin with what takes longest in one process."""
-    items.sort(key=lambda item: item.path.name != "test_tour.py")
+    """Skip the examples that need asdex where it is not to be had."""
     examples = [i for i in items if isinstance(i, pytest.DoctestItem) and i.path.name in NEED_ASDEX]
     reason = why_no_asdex() if examples else ""
     for item in examples if reason else []:
