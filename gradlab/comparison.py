@@ -195,7 +195,8 @@ def compare(
     # Modes that compile to the same program are one: no noise may rank them.
     runs = {name: partial(program, *args) for name, program in {VALUE: value, **programs}.items()}
     if repeats is None:
-        samples = race(runs, apart=VALUE, budget=budget or 1.0)
+        wrong = [mode for mode, (_, right, _) in verdicts.items() if not right]
+        samples = race(runs, apart=[VALUE, *wrong], budget=budget or 1.0)
     else:
         samples = interleaved_once(runs, repeats=repeats)
     for mode, program in programs.items():

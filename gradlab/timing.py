@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -135,7 +135,11 @@ class Sample:
 
 
 def interleaved(
-    runs: Sequence[Callable[[], PyTree]], *, budget: float = 1.0, repeats: int | None = None
+    runs: Sequence[Callable[[], PyTree]],
+    *,
+    budget: float = 1.0,
+    repeats: int | None = None,
+    least: int = LEAST_ROUNDS,
 ) -> list[Sample]:
     """Time several programs in turn, round after round, so that a drift of the machine falls on all of them alike.
 
@@ -143,6 +147,7 @@ def interleaved(
         runs: calls without arguments; each result is waited for.
         budget: seconds for all rounds together, where `repeats` does not fix their number.
         repeats: the number of rounds.
+        least: so many rounds, where the budget is for fewer.
 
     Returns:
         One sample a run.
@@ -153,7 +158,7 @@ def interleaved(
     first = [_first(run) for run in runs]
     inner = [max(1, min(1000, int(SAMPLE_SECONDS / max(t, 1e-9)))) for t in first]
     one_round = sum(t * (k + (t < WARMED)) for t, k in zip(first, inner, strict=True))
-    rounds = repeats or max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
+    rounds = repeats or max(least, min(MOST_ROUNDS, int(budget / max(one_round, 1e-9))))
     times: list[list[float]] = [[] for _ in runs]
     order = np.random.default_rng(0)
     for _ in range(rounds):
@@ -172,13 +177,17 @@ def _first(run: Callable[[], PyTree]) -> float:
 
 
 def interleaved_once(
-    runs: Mapping[str, Callable[[], PyTree]], *, budget: float = 1.0, repeats: int | None = None
+    runs: Mapping[str, Callable[[], PyTree]],
+    *,
+    budget: float = 1.0,
+    repeats: int | None = None,
+    least: int = LEAST_ROUNDS,
 ) -> dict[str, Sample]:
     """`interleaved` by name, where those that are the same compiled program share one sample: they differ in name only.
 
     Args:
         runs: calls without arguments; of a `partial` of a `Program` it is seen which program it is.
-        budget, repeats: as for `interleaved`.
+        budget, repeats, least: as for `interleaved`.
 
     >>> from functools import partial
     >>> program = compiled(lambda x: 2 * x, np.float32(3))
@@ -189,11 +198,14 @@ def interleaved_once(
     program = lambda run: run.func.text if isinstance(getattr(run, "func", None), Program) else ""
     keys = {name: program(run) or name for name, run in runs.items()}
     firsts = {keys[name]: run for name, run in reversed(list(runs.items()))}
-    samples = dict(zip(firsts, interleaved(list(firsts.values()), budget=budget, repeats=repeats), strict=True))
+    timed = interleaved(list(firsts.values()), budget=budget, repeats=repeats, least=least)
+    samples = dict(zip(firsts, timed, strict=True))
     return {name: samples[key] for name, key in keys.items()}
 
 
-def race(runs: Mapping[str, Callable[[], PyTree]], *, apart: str = "", budget: float = 1.0) -> dict[str, Sample]:
+def race(
+    runs: Mapping[str, Callable[[], PyTree]], *, apart: Collection[str] = (), budget: float = 1.0
+) -> dict[str, Sample]:
     """`interleaved_once` in two heats of half the budget each: all take part in the first, in the second the fastest
     and those close behind, of which the noise of a few rounds would make the order.
 
@@ -201,11 +213,11 @@ def race(runs: Mapping[str, Callable[[], PyTree]], *, apart: str = "", budget: f
 
     Args:
         runs: as for `interleaved_once`.
-        apart: the name of one that does not compete; it takes part in the first heat alone.
+        apart: the names of those that do not compete; they take part in the first heat alone.
         budget: seconds for both heats.
 
     Returns:
-        One sample a run, of all its rounds.
+        One sample a run, of all its rounds: those of the second heat have more.
 
     Source: Karnin, Koren and Somekh, Almost optimal exploration in multi-armed bandits, ICML 2013: sequential halving.
 
@@ -215,8 +227,8 @@ def race(runs: Mapping[str, Callable[[], PyTree]], *, apart: str = "", budget: f
     ['many', 'product', 'sum']
     """
     samples = interleaved_once(runs, budget=budget / 2)
-    limit = BEHIND * min((sample.seconds for name, sample in samples.items() if name != apart), default=0.0)
-    close = {name: run for name, run in runs.items() if name != apart and samples[name].seconds <= limit}
+    limit = BEHIND * min((sample.seconds for name, sample in samples.items() if name not in apart), default=0.0)
+    close = {name: run for name, run in runs.items() if name not in apart and samples[name].seconds <= limit}
     if len({id(samples[name]) for name in close}) > 1:
         again = interleaved_once(close, budget=budget / 2)
         samples |= {name: _joined(samples[name], sample) for name, sample in again.items()}

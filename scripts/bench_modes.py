@@ -13,7 +13,6 @@ time, and of log memory, in log n.
 import argparse
 import datetime
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,7 +43,6 @@ PATIENCE = 1.0
 # A derivative that is quick to time is timed in more rounds, for about so many seconds: of contenders that are nearly
 # one program, the fastest in a few rounds is the luckiest.
 SECONDS = 5.0
-MOST_ROUNDS = 300
 # Nobody would color a fuller matrix by hand, and it would take minutes.
 FULL = 0.25
 
@@ -149,18 +147,11 @@ def ratio(one: Sample, other: Sample) -> dict[str, float]:
     return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
-def enough(runs: dict[str, Run], rounds: int) -> int:
-    """As many rounds as take about SECONDS, and at least those that were asked for."""
-    start = time.perf_counter()
-    interleaved_once(runs, repeats=1)
-    return max(rounds, min(MOST_ROUNDS, int(SECONDS / (time.perf_counter() - start))))
-
-
 def measured(name: str, of: Quantity, f: Callable, args: tuple, rounds: int) -> dict[str, Any]:
     picked = gl.compare(f, *args, of=of)
     every = contenders(name, of, f, args, picked)
     runs = agreeing(every)
-    samples = interleaved_once(runs, repeats=enough(runs, rounds))
+    samples = interleaved_once(runs, budget=SECONDS, least=rounds)
     best = min(samples, key=lambda who: samples[who].seconds)
     chosen = f"gradlab {picked.best.mode}" if picked.best else ""
     row: dict[str, Any] = {

@@ -61,8 +61,8 @@ for version in "$@"; do
     versions=$("$venv/bin/python" -c "import sys, jax, jaxlib; print(f'Python {sys.version.split()[0]}, jax {jax.__version__}, jaxlib {jaxlib.__version__}')")
     echo "== $versions"
     ran=1
-    if XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0" "$venv/bin/python" -m pytest -q -n auto --dist loadgroup \
-        -p no:cacheprovider -m "not thorough" -k "not float32" "${files[@]}"; then
+    if XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0" "$venv/bin/python" -m pytest -q -n auto \
+        --dist loadgroup -p no:cacheprovider -m "not thorough" -k "not float32" "${files[@]}"; then
         summary+=("$versions: passed")
     else
         summary+=("$versions: FAILED")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradlab as gl
-from gradlab import problems
+from gradlab import comparison, problems, timing
 
 X = jnp.linspace(0.1, 1.0, 5)
 CUBE = lambda x: jnp.sum(jnp.sin(x) ** 3)
@@ -90,6 +90,14 @@ def test_a_rule_that_disagrees_with_the_function_is_wrong_in_every_mode():
     assert "differences" in result.rows[0].reason
     with pytest.raises(gl.GradlabError, match="No mode"):
         result.function  # noqa: B018
+
+
+def test_a_mode_that_is_wrong_does_not_compete(monkeypatch):
+    apart = []
+    race = lambda runs, **options: apart.extend(options["apart"]) or timing.race(runs, **options)
+    monkeypatch.setattr(comparison, "race", race)
+    gl.compare(cheap_lie, X, modes=["forward", "reverse"], budget=0.01)
+    assert {"forward", "reverse"} < {*apart}
 
 
 def test_second_order_lies_are_found():

@@ -80,11 +80,16 @@ def told(monkeypatch):
 def test_the_second_half_of_a_race_is_for_those_close_to_the_fastest(told):
     seconds = {"value": 0.0001, "fast": 0.001, "close": 0.0014, "slow": 0.01}
     runs = {name: partial(float, s) for name, s in seconds.items()}
-    samples = timing.race(runs, apart="value", budget=1.0)
+    samples = timing.race(runs, apart=["value"], budget=1.0)
     assert {name: sample.seconds for name, sample in samples.items()} == pytest.approx(seconds)
     assert 0.9 < sum(told) < 1.1
     fast, close, slow, value = (len(samples[name].rounds) for name in ("fast", "close", "slow", "value"))
     assert fast == close > 3 * slow and slow == value > timing.LEAST_ROUNDS
+
+
+def test_a_few_rounds_are_timed_whatever_the_budget(told):
+    (sample,) = timing.interleaved([partial(float, 1.0)], budget=0.1, least=7)
+    assert len(sample.rounds) == 7
 
 
 def test_a_race_that_is_decided_ends_with_its_first_half(told):
