@@ -194,17 +194,17 @@ def _contracted(result: PyTree, v: PyTree, of: str) -> PyTree:
     rows = jax.tree.leaves(result)
     k = structure.num_leaves
     if of == "hessian":
-        blocks = np.block([[_matrix(rows[i * k + j], a, b) for j, b in _numbered(v)] for i, a in _numbered(v)])
-        return flat_v @ blocks @ flat_v
+        twice = lambda start: sum(
+            _matrix_times(_matrix_times(rows[start + i * k + j], b), a)
+            for i, a in _numbered(v)
+            for j, b in _numbered(v)
+        )
+        return [twice(start) for start in range(0, len(rows), k * k)]
     return [sum(_matrix_times(rows[i + j], b) for j, b in _numbered(v)) for i in range(0, len(rows), k)]
 
 
 def _numbered(v: PyTree) -> list[tuple[int, Any]]:
     return list(enumerate(jax.tree.leaves(v)))
-
-
-def _matrix(block: Any, a: Any, b: Any) -> Any:
-    return np.asarray(block).reshape(np.size(a), np.size(b))
 
 
 def _matrix_times(block: Any, b: Any) -> Any:

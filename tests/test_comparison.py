@@ -92,6 +92,12 @@ def test_a_rule_that_disagrees_with_the_function_is_wrong_in_every_mode():
         result.function  # noqa: B018
 
 
+def test_hessians_of_functions_of_many_outputs_are_compared():
+    f = lambda p: {"y": jnp.outer(p["a"], p["a"]).sum(0) * p["b"] ** 3}
+    rows = by_mode(gl.compare(f, {"a": X, "b": jnp.array(0.3)}, of="hessian", repeats=1))
+    assert rows["forward_over_reverse"].status == rows["reverse_over_reverse"].status == "ok"
+
+
 def test_a_mode_that_is_wrong_does_not_compete(monkeypatch):
     apart = []
     race = lambda runs, **options: apart.extend(options["apart"]) or timing.race(runs, **options)
