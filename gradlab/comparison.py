@@ -191,7 +191,7 @@ def compare(
     programs = {mode: one for mode, one in tried.items() if isinstance(one, Program)}
     rows = {mode: one for mode, one in tried.items() if isinstance(one, Row)}
     programs, over = _within_budget(programs, args, budget or 1.0)
-    verdicts = reference.judge(f, args, of, {m: p(*args) for m, p in programs.items()}, _derivative)
+    verdicts = reference.judge(f, args, of, programs, _derivative)
     # Modes that compile to the same program are one: no noise may rank them.
     runs = {name: partial(program, *args) for name, program in {VALUE: value, **programs}.items()}
     if repeats is None:

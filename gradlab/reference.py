@@ -1,7 +1,7 @@
 """Which of several computed derivatives is right: float64, and differences of values where the modes disagree."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,57 +15,125 @@ from gradlab.types import Fn, PyTree
 # A working precision keeps about half its digits through a derivative; a wrong rule is off by far more.
 WRONG_ABOVE_ROOT_EPS = 30.0
 REFUTED_ABOVE = 1e-3  # a gap to the differences of values, over the largest of them
+JOSTLED = 10.0  # what rounding explains, over how far the last bits of the arguments move a result
 FIRST = ("gradient", "jacobian")
 
 NO_FLOAT64 = "f cannot run in float64; held against differences of its values and the other modes instead"
 KINKED = "f has a kink at this point, where its values do not tell which derivative is right"
+ROUNDED = "the derivative is lost in rounding here, in all modes alike; in float64 it would show"
 
 Verdict = tuple[float | None, bool, str]
 Derivative = Callable[[Fn, str, str], Fn]
 
 
-def judge(f: Fn, args: tuple, of: str, results: dict[str, PyTree], derivative: Derivative) -> dict[str, Verdict]:
+def judge(f: Fn, args: tuple, of: str, programs: Mapping[str, Fn], derivative: Derivative) -> dict[str, Verdict]:
     """The error of each result relative to float64, whether it is right, and what to know about it.
 
     The reference is the derivative in float64, in the first of the modes that ran. Where differences of f's values
     refute it, or a result disagrees with it, every mode's float64 result is held against the differences, and the
-    closest becomes the reference. Outputs with a kink at the point are left out of the differences.
+    closest becomes the reference. Outputs with a kink at the point are left out of the differences. Where terms cancel,
+    so that the derivative is as small as their rounding, what rounding explains is no disagreement.
 
     Args:
         f, args, of: what was differentiated.
-        results: a result for each mode.
+        programs: what gives the result of each mode, from args.
         derivative: makes the derivative of f in a mode.
 
     Returns:
         `(error, right, note)` for each mode; the error is a ratio to the reference's largest entry, and None where f
         cannot run in float64.
     """
-    if not results:
+    if not programs:
         return {}
+    results = {mode: program(*args) for mode, program in programs.items()}
+    rounding = _Rounding(args, programs, results)
     limit = WRONG_ABOVE_ROOT_EPS * float(np.sqrt(_epsilon(args[0])))
     numeric = _Numeric(f, args, of)
     exact = {m: _in_float64(derivative(f, of, m), args) for m in list(results)[:1]}
     candidates = {m: e if e is not None else results[m] for m, e in exact.items()}
     chosen, base = next(iter(candidates.items()))
-    if numeric.refutes(base) or any(not _difference(r, base) <= limit for r in results.values()):
+    agrees = lambda mode: _difference(results[mode], base) <= limit
+    if numeric.refutes(base) or not all(agrees(mode) or rounding.explains(mode, base) for mode in results):
         exact |= {m: _in_float64(derivative(f, of, m), args) for m in results if m not in exact}
         candidates = {m: e if e is not None else results[m] for m, e in exact.items()}
         chosen, base = min(candidates.items(), key=lambda item: numeric.gap(item[1]))
     refuted = numeric.refutes(base)
     wide = exact[chosen] is not None and _epsilon(base) < 1e-15
-    doubts = "; ".join([NO_FLOAT64] * (not wide) + [KINKED] * numeric.kinked)
-    verdict = partial(_verdict, limit=limit, refuted=refuted, wide=wide, doubts=doubts)
-    return {mode: verdict(_difference(result, base)) for mode, result in results.items()}
+
+    def verdict(mode: str) -> Verdict:
+        error = _difference(results[mode], base)
+        doubts = [NO_FLOAT64] * (not wide) + [KINKED] * numeric.kinked
+        wrong = _wrong(error, limit, refuted, wide)
+        if wrong and not refuted and not numeric.kinked and rounding.explains(mode, base):
+            wrong, doubts = "", [*doubts, ROUNDED]
+        return error if wide else None, not wrong, wrong or "; ".join(doubts)
+
+    return {mode: verdict(mode) for mode in results}
 
 
-def _verdict(error: float, *, limit: float, refuted: bool, wide: bool, doubts: str) -> Verdict:
-    known = error if wide else None
+def _wrong(error: float, limit: float, refuted: bool, wide: bool) -> str:
+    """What is wrong with a result, if anything."""
     if refuted:
-        return known, False, "disagrees with differences of f's values"
-    if not error <= limit:
-        reference = "the float64 reference" if wide else "the mode that differences of f's values support"
-        return known, False, f"differs from {reference} by {error:.2g} of its largest entry"
-    return known, True, doubts
+        return "disagrees with differences of f's values"
+    if error <= limit:
+        return ""
+    reference = "the float64 reference" if wide else "the mode that differences of f's values support"
+    by = f"by {error:.2g} of its largest entry" if np.isfinite(error) else "where that is zero or not a number"
+    return f"differs from {reference} {by}"
+
+
+class _Rounding:
+    """What rounding alone may put between the results and the reference.
+
+    Where the last bits of the arguments change, the rounding of a result is drawn anew, while the error of a wrong rule
+    stays. A mode that loses more than the others do is not excused by its own rounding.
+    """
+
+    def __init__(self, args: tuple, programs: Mapping[str, Fn], results: dict[str, PyTree]):
+        self.args, self.programs, self.results = args, programs, results
+
+    def explains(self, mode: str, exact: PyTree) -> bool:
+        """Whether a mode's result is no further from the reference than rounding takes this derivative."""
+        bounds = map(np.minimum, self._moved[mode], self._usual)
+        return _difference(self.results[mode], exact, [JOSTLED * bound for bound in bounds]) == 0
+
+    @cached_property
+    def _usual(self) -> list[np.ndarray]:
+        return [np.median(leaves, axis=0) for leaves in zip(*self._moved.values(), strict=True)]
+
+    @cached_property
+    def _moved(self) -> dict[str, list[np.ndarray]]:
+        """How far each mode's result moves with the last bits of the arguments, for each entry of each leaf."""
+        return {mode: self._movement(mode) for mode in self.programs}
+
+    def _movement(self, mode: str) -> list[np.ndarray]:
+        flat = lambda tree: [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        moved = zip(*(flat(self.programs[mode](*_jostled(self.args, seed))) for seed in range(3)), strict=True)
+        pairs = zip(flat(self.results[mode]), moved, strict=True)
+        with np.errstate(invalid="ignore"):
+            return [_movement(np.abs(np.stack(others) - leaf)) for leaf, others in pairs]
+
+
+def _movement(gaps: np.ndarray) -> np.ndarray:
+    """The largest gap of each entry; what hardly moved, by luck, counts as moved like the median of what did.
+
+    The largest of the leaf would not do: one entry beside a kink would excuse all others.
+    """
+    largest = gaps.max(axis=0)
+    return np.maximum(largest, np.median(largest[largest > 0])) if largest.any() else largest
+
+
+def _jostled(args: tuple, seed: int) -> tuple:
+    """The arguments, each floating number of them moved by its last bits, up or down; what is zero stays."""
+    draw = np.random.default_rng(seed)
+
+    def moved(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        factors = 1 + jnp.finfo(leaf.dtype).eps * draw.choice([-1.0, 1.0], leaf.shape)
+        return leaf * jnp.asarray(factors, leaf.dtype)
+
+    return jax.tree.map(moved, args)
 
 
 class _Numeric:
@@ -85,8 +153,9 @@ class _Numeric:
         rest = args[2:] if of == "hvp" else args[1:]
         values = lambda x, v, *rest: [_differences(f, x, v, rest, of, scale) for scale in (1 / 8, 1.0, 2.0)]
         found = _in_float64(values, (args[0], self.v, *rest))
-        self.fine, *coarse = [slope for slope, _ in found or [(None, None)]]
+        self.fine, *coarse = [slope for slope, _, _ in found or [(None, None, None)]]
         self.coarse = tuple(coarse)
+        self.rounding = jax.tree.leaves(found[0][2]) if found else []
         self.kinks = _kinks(found) if found and of in FIRST else None
 
     @property
@@ -101,7 +170,7 @@ class _Numeric:
         told, fine = jax.tree.leaves(_contracted(result, self.v, self.of)), jax.tree.leaves(self.fine)
         if self.kinks is not None:
             told = [np.where(kink, b, a) for kink, a, b in zip(self.kinks, told, fine, strict=True)]
-        return _difference(told, fine)
+        return _difference(told, fine, self.rounding)
 
     def refutes(self, result: PyTree) -> bool:
         """Whether the gap is beyond what rounding, truncation or a kink between two of the steps could explain."""
@@ -109,12 +178,12 @@ class _Numeric:
         return self.fine is not None and self.gap(result) > REFUTED_ABOVE + trust
 
 
-def _kinks(found: list[tuple[PyTree, PyTree]]) -> list[np.ndarray]:
+def _kinks(found: list[tuple[PyTree, PyTree, PyTree]]) -> list[np.ndarray]:
     """Where the slopes to the right and to the left stay as far apart as the step falls by eight, for each leaf.
 
     Where f is smooth the gap between them falls with the step, and where its values are rounded it grows.
     """
-    (slopes, finer), (_, coarser), *_ = found
+    (slopes, finer, _), (_, coarser, _), *_ = found
 
     def of_leaf(slope: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         size = np.max(np.abs(slope[np.isfinite(slope)]), initial=0.0)
@@ -146,41 +215,51 @@ def _widen(leaf: jax.Array) -> jax.Array:
     return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
-def _difference(given: PyTree, exact: PyTree) -> float:
-    """The largest difference over the largest entry of the leaf; NaN where both have it counts as equal."""
+def _difference(given: PyTree, exact: PyTree, ignored: Any = None) -> float:
+    """The largest difference over the largest entry of the leaf, inf where that is 0; NaN in both counts as equal.
+
+    Differences up to `ignored`, a bound for each leaf, count as none.
+    """
     worst = 0.0
-    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(exact), strict=True):
+    leaves, references = jax.tree.leaves(given), jax.tree.leaves(exact)
+    for a, b, bound in zip(leaves, references, [0.0] * len(leaves) if ignored is None else ignored, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         a = a.astype(np.promote_types(a.dtype, np.float64))
         if not b.size:
             continue
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore", over="ignore"):
-            gap = np.where(same, 0.0, np.abs(a - b))
+            gap = np.abs(a - b)
+        gap = np.where(same | (gap <= bound), 0.0, gap)
         size = np.max(np.abs(b[np.isfinite(b)]), initial=0.0)
-        ratio = float(np.max(gap)) / (size if size > 0 else 1.0)
-        worst = max(worst, float("inf") if np.isnan(ratio) else float(ratio))
+        largest = float(np.max(gap))
+        ratio = largest / float(size) if size > 0 else float("inf") if largest else 0.0
+        worst = max(worst, float("inf") if np.isnan(ratio) else ratio)
     return worst
 
 
-def _differences(f: Fn, x: PyTree, v: PyTree, rest: tuple, of: str, scale: float) -> tuple[PyTree, PyTree]:
+def _differences(f: Fn, x: PyTree, v: PyTree, rest: tuple, of: str, scale: float) -> tuple[PyTree, PyTree, PyTree]:
     """Central differences: J v for first derivatives, ⟨v, H v⟩ for second ones, the sum over axes for the Laplacian.
 
-    Beside them, for first derivatives, what the slope to the right has over the slope to the left.
+    Beside them, for first derivatives, what the slope to the right has over the slope to the left, and for each leaf
+    what the rounding of f's values comes to in them.
     """
     eps = _epsilon(x)
     along = lambda t, v: f(trees.axpy(t, v, x), *rest)
+    rounding = lambda value, step: jax.tree.map(lambda b: 4 * eps * jnp.max(jnp.abs(b), initial=0.0) / step, value)
+    value = along(0.0, v)
     if of in FIRST:
         h = scale * eps ** (1 / 3)
-        values = along(h, v), along(0.0, v), along(-h, v)
+        values = along(h, v), value, along(-h, v)
         slope = jax.tree.map(lambda a, _, c: (a - c) / (2 * h), *values)
-        return slope, jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h, *values)
+        return slope, jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h, *values), rounding(value, h)
     h = scale * eps ** (1 / 4)
-    second = lambda v: jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h**2, along(h, v), along(0.0, v), along(-h, v))
+    second = lambda v: jax.tree.map(lambda a, b, c: (a - 2 * b + c) / h**2, along(h, v), value, along(-h, v))
     if of == "laplacian":
-        total = jax.vmap(second)(trees.basis(x, jnp.arange(trees.size(x))))
-        return jax.tree.map(lambda t: t.sum(0), total), ()
-    return second(v), ()
+        n = trees.size(x)
+        total = jax.vmap(second)(trees.basis(x, jnp.arange(n)))
+        return jax.tree.map(lambda t: t.sum(0), total), (), rounding(value, h**2 / n)
+    return second(v), (), rounding(value, h**2)
 
 
 def _contracted(result: PyTree, v: PyTree, of: str) -> PyTree:

@@ -17,7 +17,7 @@ def derivative(f, of, mode):
 
 
 def judged(f, x, of, results):
-    return reference.judge(f, (x,), of, results, derivative)
+    return reference.judge(f, (x,), of, {mode: lambda x, r=r: r for mode, r in results.items()}, derivative)
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
@@ -69,6 +69,53 @@ def test_second_derivatives_are_judged(of):
     mode = gl.modes(of)[0]
     assert judged(f, X, of, {mode: right})[mode][1]
     assert not judged(f, X, of, {mode: 1.2 * right})[mode][1]
+
+
+CANCELLING = {
+    "softmax": lambda x: jax.nn.softmax(x).sum(),
+    "unit_length": lambda x: jnp.linalg.norm(x / jnp.linalg.norm(x)),
+    "value_too": lambda x: jax.nn.logsumexp(x - jax.nn.logsumexp(x)),
+}
+
+
+def programs(f, of):
+    return {mode: jax.jit(derivative(f, of, mode)) for mode in gl.modes(of) if mode not in ("auto", "sparse", "waist")}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+@pytest.mark.parametrize("of", ["gradient", "hessian", "laplacian"])
+def test_a_derivative_that_is_lost_in_rounding_is_not_wrong(name, of):
+    """It is zero, float32 leaves 1e-8 of it and float64 1e-17: by its largest entry, all modes are far off."""
+    f = CANCELLING[name]
+    verdicts = reference.judge(f, (X,), of, programs(f, of), derivative)
+    assert all(right for _, right, _ in verdicts.values())
+    assert all("lost in rounding" in note for error, _, note in verdicts.values() if error > 1)
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_a_wrong_rule_is_not_excused_where_the_derivative_cancels(name):
+    f = CANCELLING[name]
+    lying = lambda x: jax.grad(f)(x) + 1e-5 * jnp.cos(x)
+    honest = programs(f, "gradient")
+    verdicts = reference.judge(f, (X,), "gradient", honest | {"forward": lying}, derivative)
+    assert not verdicts.pop("forward")[1]
+    assert all(right for _, right, _ in verdicts.values())
+
+
+def test_a_mode_that_loses_more_than_the_others_is_not_excused():
+    f = lambda x: jnp.sin(x).sum()
+    unstable = lambda x: jax.grad(f)(x + 1e6) + (jnp.cos(x) - jnp.cos((x + 1e6) - 0.3) + (x * 1e6 % 1.0))
+    verdicts = reference.judge(f, (X,), "gradient", programs(f, "gradient") | {"forward": unstable}, derivative)
+    assert {mode for mode, (_, right, _) in verdicts.items() if not right} == {"forward"}
+
+
+def test_an_entry_beside_a_kink_excuses_no_other():
+    near = X[0] * (1 + 1e-7)
+    f = lambda x: jnp.concatenate([jnp.abs(x[:1] - near), jnp.sin(x)])
+    jac = np.array(gl.jacobian(f)(X))
+    jac[3, 2] += 0.1
+    lying = lambda x: gl.jacobian(f)(x) + (jac - gl.jacobian(f)(X))
+    assert not reference.judge(f, (X,), "jacobian", {"forward": lying}, derivative)["forward"][1]
 
 
 def test_precision_is_left_as_it_was():
