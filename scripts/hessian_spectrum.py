@@ -1,6 +1,6 @@
 """The curvature of a classifier of handwritten digits before and after training: trace, sharpness, all eigenvalues.
 
-Run: python scripts/hessian_spectrum.py [--wide 965] [--images 512] [--products 4 8]    draws out/hessian_spectrum.png
+Run: python scripts/hessian_spectrum.py [--wide 965] [--images 512] [--steps 64]    draws out/hessian_spectrum.png
 
 The Hessian is the sum of the Gauss-Newton matrix, which has no negative eigenvalue, and of the curvature of the model
 itself, of which training leaves little. No matrix is formed: all comes of products with vectors.
@@ -25,7 +25,7 @@ from gradlab.problems import digits
 KEY = jax.random.key(0)
 
 
-def describe(ax: Axes, title: str, model: gl.models.Model, params: Any, data: digits.Images) -> None:
+def describe(ax: Axes, title: str, model: gl.models.Model, params: Any, data: digits.Images, steps: int) -> None:
     """Print trace and sharpness; draw the eigenvalues of the Hessian and of the Gauss-Newton matrix."""
     loss = lambda params: digits.cross_entropy(model)(params, data)
     outer = lambda logits: jnp.mean(gl.losses.softmax_cross_entropy(logits, data.labels))
@@ -33,9 +33,9 @@ def describe(ax: Axes, title: str, model: gl.models.Model, params: Any, data: di
     trace, top = curvature.trace(loss, params, key=KEY), curvature.sharpness(loss, params, key=KEY)
     told = f"trace {trace.value:.1f} ± {trace.margin():.1f}, λ = {top.value:.2f}, 2/λ = {top.largest_rate:.2f}"
     print(f"{title}: {told}")
-    gl.plots.spectrum(curvature.spectral_density(loss, params, key=KEY), ax, name="Hessian")
+    gl.plots.spectrum(curvature.spectral_density(loss, params, key=KEY, steps=steps), ax, name="Hessian")
     logits = lambda params: model.apply(params, data.images)
-    found = curvature.spectral_density(logits, params, key=KEY, product=gauss_newton)
+    found = curvature.spectral_density(logits, params, key=KEY, steps=steps, product=gauss_newton)
     gl.plots.spectrum(found, ax, name="Gauss-Newton matrix")
     ax.set_title(f"{title}: {told}", loc="left", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wide", type=int, default=965, help="two hidden layers of a large mlp: a million parameters")
     parser.add_argument("--images", type=int, default=512, help="to train on, and to take the loss of")
+    parser.add_argument("--steps", type=int, default=64, help="products from each random start of a spectral density")
     parser.add_argument("--products", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="to find the largest with")
     parser.add_argument("--out", default="out/hessian_spectrum.png")
     options = parser.parse_args()
@@ -75,8 +76,8 @@ def main() -> None:
     trained = gl.descend(digits.cross_entropy(model), start, data=data, optimizer=optimizer, steps=400).params
     figure = gl.plots.figure(9.0, 7.0)
     above, below = figure.subplots(2, 1, sharex=True)
-    describe(above, "before training", model, start, data)
-    describe(below, "after training", model, trained, data)
+    describe(above, "before training", model, start, data, options.steps)
+    describe(below, "after training", model, trained, data, options.steps)
     Console(width=80).print(race(loss, trained, options.products))
     large = gl.models.mlp((64, options.wide, options.wide, 10))
     params, begun = large.init(KEY), time.perf_counter()

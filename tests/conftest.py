@@ -112,10 +112,10 @@ def each_problem(of: Iterable[problems.Problem] = problems.TABLE) -> Any:
     return pytest.mark.parametrize("problem", [of_problem(p) for p in of])
 
 
-def of_problem(problem: problems.Problem, *more: Any) -> Any:
+def of_problem(problem: problems.Problem, *more: Any, marks: Iterable[Any] = ()) -> Any:
     """The parameters of one test of a problem."""
     name = "-".join([problem.name, *map(str, more)])
-    return pytest.param(problem, *more, id=name, marks=pytest.mark.xdist_group(problem.name))
+    return pytest.param(problem, *more, id=name, marks=[pytest.mark.xdist_group(problem.name), *marks])
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -30,7 +30,7 @@ SMALL = {
     "adversarial": ("--steps", "100", "--images", "100"),
     "expression_swell": ("--depth", "5"),
     "initialisation": ("--layers", "3", "--width", "8"),
-    "hessian_spectrum": ("--wide", "16", "--images", "64", "--products", "4", "8"),
+    "hessian_spectrum": ("--wide", "16", "--images", "64", "--steps", "8", "--products", "4", "8"),
 }
 
 
