@@ -102,10 +102,12 @@ def test_a_wrong_rule_is_not_excused_where_the_derivative_cancels(name):
     assert all(right for _, right, _ in verdicts.values())
 
 
-def test_a_mode_that_loses_more_than_the_others_is_not_excused():
+@pytest.mark.parametrize("others", [("reverse",), ("reverse", "checkpoint")])
+def test_a_mode_that_loses_more_than_the_others_is_not_excused(others):
     f = lambda x: jnp.sin(x).sum()
-    unstable = lambda x: jax.grad(f)(x + 1e6) + (jnp.cos(x) - jnp.cos((x + 1e6) - 0.3) + (x * 1e6 % 1.0))
-    verdicts = reference.judge(f, (X,), "gradient", programs(f, "gradient") | {"forward": unstable}, derivative)
+    unstable = lambda x: jax.grad(f)(x) + (x * 1e6 % 1.0)
+    honest = {mode: program for mode, program in programs(f, "gradient").items() if mode in others}
+    verdicts = reference.judge(f, (X,), "gradient", honest | {"forward": unstable}, derivative)
     assert {mode for mode, (_, right, _) in verdicts.items() if not right} == {"forward"}
 
 
