@@ -103,5 +103,10 @@ def _reason(mode: str, rows: list[Estimate]) -> str:
         return "no other mode can run" + (f"; {chosen.reason}" if chosen.reason else "")
     rival = min(others, key=lambda row: cast(float, row.seconds))
     ratio = cast(float, rival.seconds) / cast(float, chosen.seconds)
-    gain = f"{ratio:.3g} × faster than {rival.mode}" if ratio > 1 else f"within 10% of {rival.mode}, and simpler"
+    if ratio >= 1.005:
+        gain = f"{ratio:.3g} × faster than {rival.mode}"
+    elif ratio > 0.995:
+        gain = f"as fast as {rival.mode}"
+    else:
+        gain = f"{1 / ratio - 1:.0%} slower than {rival.mode}: too close to call, and it is simpler"
     return f"predicted {gain}" + (f"; {chosen.reason}" if chosen.reason else "")

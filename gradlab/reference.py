@@ -15,11 +15,13 @@ from gradlab.types import Fn, PyTree
 # A working precision keeps about half its digits through a derivative; a wrong rule is off by far more.
 WRONG_ABOVE_ROOT_EPS = 30.0
 REFUTED_ABOVE = 1e-3  # a gap to the differences of values, over the largest of them
+UNSETTLED_ABOVE = 0.5  # a gap between differences at two steps: f turns, or jumps, within a step
 JOSTLED = 10.0  # what rounding explains, over how far the last bits of the arguments move a result
 FIRST = ("gradient", "jacobian")
 
 NO_FLOAT64 = "f cannot run in float64; held against differences of its values and the other modes instead"
 KINKED = "f has a kink at this point, where its values do not tell which derivative is right"
+UNSETTLED = "f turns or jumps within the shortest step here, so its values do not tell which derivative is right"
 ROUNDED = "the derivative is lost in rounding here, in all modes alike; float64 loses less"
 
 Verdict = tuple[float | None, bool, str]
@@ -63,6 +65,7 @@ def judge(f: Fn, args: tuple, of: str, programs: Mapping[str, Fn], derivative: D
     def verdict(mode: str) -> Verdict:
         error = _difference(results[mode], base)
         doubts = [NO_FLOAT64] * (not wide) + [KINKED] * numeric.kinked
+        doubts += [UNSETTLED] * (not numeric.settled and not numeric.kinked)
         wrong = _wrong(error, limit, refuted, wide)
         if wrong and not refuted and not numeric.kinked and rounding.explains(mode, base):
             wrong, doubts = "", [*doubts, ROUNDED]
@@ -165,6 +168,11 @@ class _Numeric:
         """Whether f has a kink at the point itself, in any output."""
         return self.kinks is not None and any(kink.any() for kink in self.kinks)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the steps say nearly the same, or there are none."""
+        return all(_difference(coarse, self.fine, self.rounding) <= UNSETTLED_ABOVE for coarse in self.coarse)
+
     def gap(self, result: PyTree) -> float:
         """How far a derivative is from the differences, over their largest entry."""
         if self.fine is None:
@@ -176,24 +184,28 @@ class _Numeric:
 
     def refutes(self, result: PyTree) -> bool:
         """Whether the gap is beyond what rounding, truncation or a kink between two of the steps could explain."""
-        trust = 10 * max((_difference(coarse, self.fine) for coarse in self.coarse), default=0.0)
-        return self.fine is not None and self.gap(result) > REFUTED_ABOVE + trust
+        if self.fine is None or not self.settled:
+            return False
+        trust = 10 * max(_difference(coarse, self.fine) for coarse in self.coarse)
+        return self.gap(result) > REFUTED_ABOVE + trust
 
 
 def _kinks(found: list[tuple[PyTree, PyTree, PyTree]]) -> list[np.ndarray]:
-    """Where the slopes to the right and to the left stay as far apart as the step falls by eight, for each leaf.
+    """Where the slopes to the right and to the left stay as far apart at all steps, for each leaf.
 
-    Where f is smooth the gap between them falls with the step, and where its values are rounded it grows.
+    Where f is smooth the gap between them falls with the step, where its values are rounded it grows, and where f
+    oscillates within a step it is one thing at one step and another at the next.
     """
-    (slopes, finer, _), (_, coarser, _), *_ = found
+    slopes, gaps = found[0][0], [gap for _, gap, _ in found]
 
-    def of_leaf(slope: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    def of_leaf(slope: np.ndarray, fine: np.ndarray, *coarser: np.ndarray) -> np.ndarray:
         size = np.max(np.abs(slope[np.isfinite(slope)]), initial=0.0)
-        with np.errstate(invalid="ignore"):
-            stays = (np.abs(fine) > np.abs(coarse) / 2) & (np.abs(fine) < 2 * np.abs(coarse))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = [coarse / fine for coarse in coarser]
+            stays = np.all([(ratio > 1 / 2) & (ratio < 2) for ratio in ratios], axis=0)
             return stays & (np.abs(fine) > REFUTED_ABOVE * size)
 
-    return list(map(of_leaf, *map(jax.tree.leaves, (slopes, finer, coarser))))
+    return list(map(of_leaf, *map(jax.tree.leaves, (slopes, *gaps))))
 
 
 def _epsilon(x: PyTree) -> float:

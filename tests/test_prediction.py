@@ -54,6 +54,16 @@ def test_a_prediction_says_why_and_by_which_rates():
     assert "<script" not in found._repr_html_() and "forward" in found._repr_html_()
 
 
+def test_a_mode_that_is_taken_for_being_simpler_is_not_called_faster():
+    step = lambda w: lambda h, _: (jnp.tanh(w @ h), None)
+    recurrent = lambda w: jnp.sum(jax.lax.scan(step(w), jnp.ones(8), None, length=50)[0] ** 2)
+    found = gl.predict(recurrent, shape(8, 8), of="hvp")
+    fastest, taken = found.rows[0], next(row for row in found.rows if row.mode == found.choice)
+    slower = taken.seconds / fastest.seconds - 1
+    assert slower > 0.005
+    assert f"{slower:.0%} slower than {fastest.mode}: too close to call" in str(found)
+
+
 @needs_asdex
 def test_few_entries_make_auto_sparse():
     assert gl.predict(lambda x: jnp.sum(jnp.sin(x[1:] * x[:-1])), shape(3000), of="hessian").choice == "sparse"

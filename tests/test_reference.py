@@ -176,3 +176,21 @@ def test_values_that_are_rounded_are_no_kink():
     f = lambda x: jnp.sin(x).astype(jnp.float32).astype(x.dtype)
     _, right, note = judged(f, X, "jacobian", {"forward": gl.jacobian(f)(X)})["forward"]
     assert right and "kink" not in note
+
+
+@pytest.mark.parametrize("frequency", [1e6, 1e7, 1e8])
+def test_values_that_oscillate_within_a_step_refute_nothing(frequency):
+    f = lambda x: jnp.sin(frequency * x)
+    honest = programs(f, "jacobian")
+    verdicts = reference.judge(f, (X,), "jacobian", honest, derivative)
+    assert all(right and "within the shortest step" in note for _, right, note in verdicts.values())
+    lying = lambda x: 100 * jax.jacobian(f)(x)
+    assert not reference.judge(f, (X,), "jacobian", honest | {"forward": lying}, derivative)["forward"][1]
+
+
+def test_a_constant_is_not_said_to_oscillate():
+    f = lambda x: jnp.sum(jax.nn.softmax(x)) * jnp.ones(3)
+    assert all(
+        right and "shortest step" not in note
+        for _, right, note in reference.judge(f, (X,), "jacobian", programs(f, "jacobian"), derivative).values()
+    )
