@@ -128,6 +128,18 @@ def test_an_arrow_needs_two_products_and_not_n(same):
 
 
 @needs_asdex
+def test_a_full_block_is_not_scattered(dtype, same):
+    tree = cast({"few": np.linspace(0.1, 0.4, 3), "many": LINE, "one": np.float32(0.3)}, dtype)
+
+    def f(p):
+        return jnp.sum(jnp.exp(p["one"]) * jnp.sin(jnp.sum(p["few"]) * p["many"]) + p["one"] * p["many"] ** 3)
+
+    compressed = lambda p: sparse.hessian(f, p, detect(f, tree, "hessian"))
+    same(hasty(compressed)(tree), hasty(jax.hessian(f))(tree))
+    assert str(jax.make_jaxpr(compressed)(tree)).count("= scatter[") == 1  # the diagonal block of many
+
+
+@needs_asdex
 def test_a_sparsity_says_what_it_holds():
     found = detect(products, jnp.ones(N), "jacobian")
     assert str(found) == "22 x 23 with 44 entries, 2 forward passes"
