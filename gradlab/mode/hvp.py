@@ -30,7 +30,7 @@ def compute(f: Unary, x: PyTree, v: PyTree, mode: HvpMode) -> Any:
 
 def choose(f: Unary, x: PyTree, v: PyTree) -> Choice:
     """The mixture that is predicted to be the fastest."""
-    return choice.cheapest([choice.plain(mode, along(f, v, mode)) for mode in MIXTURES], x, "hvp", MARGIN)
+    return choice.cheapest([choice.plain(mode, along(f, v, mode), MARGIN) for mode in MIXTURES], x, "hvp")
 
 
 def first(f: Unary, x: PyTree, v: PyTree) -> Mixture:

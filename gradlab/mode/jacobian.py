@@ -85,7 +85,8 @@ def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     y = jax.eval_shape(_value(f, options), x)
     m, n = trees.size(y), trees.size(x)
     order = dense.DIRECTIONS if n <= m else dense.DIRECTIONS[::-1]
-    both = [choice.plain(d, plain(f, d, options)) for d in order]
+    margin = choice.ALIKE if m == n else choice.MARGIN
+    both = [choice.plain(d, plain(f, d, options), margin) for d in order]
     few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
     if options.output == "bcoo":
         return [few]
