@@ -263,7 +263,7 @@ def require_scalar(f: Callable[[PyTree], Any], x: PyTree, operator: str) -> Any:
     y = output_shape(f, x)
     leaves = jax.tree.leaves(y)
     if not isinstance(y, jax.ShapeDtypeStruct) or y.shape != ():
-        given = f"shape {leaves[0].shape}" if len(leaves) == 1 else f"a pytree of {len(leaves)} arrays, {y!r:.80}"
+        given = f"shape {leaves[0].shape}" if len(leaves) == 1 else f"a pytree of {len(leaves)} arrays, {_listed(y)}"
         raise NotScalarError(
             f"{operator} needs a function with one real scalar output, but f returns {given}. "
             "Reduce it (sum, mean), return extra values through has_aux=True, or take gradlab.jacobian."
@@ -274,6 +274,17 @@ def require_scalar(f: Callable[[PyTree], Any], x: PyTree, operator: str) -> Any:
             "Return its real part, or jnp.abs(z) ** 2; for holomorphic functions, use jax.grad(f, holomorphic=True)."
         )
     return y
+
+
+def _listed(tree: PyTree, most: int = 4) -> str:
+    """The first leaves of a pytree of shapes, each with its place.
+
+    >>> _listed({"a": jax.ShapeDtypeStruct((2, 3), "float32"), "b": (jax.ShapeDtypeStruct((), "int32"),)})
+    "['a'] of shape (2, 3), ['b'][0] of shape ()"
+    """
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    parts = [f"{jax.tree_util.keystr(path)} of shape {leaf.shape}" for path, leaf in named[:most]]
+    return ", ".join(parts) + ", ..." * (len(named) > most)
 
 
 def require_fit(f: Callable[[PyTree], Any], x: PyTree, of: str) -> None:

@@ -168,7 +168,7 @@ class _Numeric:
         """Whether f has a kink at the point itself, in any output."""
         return self.kinks is not None and any(kink.any() for kink in self.kinks)
 
-    @property
+    @cached_property
     def settled(self) -> bool:
         """Whether the steps say nearly the same, or there are none."""
         return all(_difference(coarse, self.fine, self.rounding) <= UNSETTLED_ABOVE for coarse in self.coarse)

@@ -28,7 +28,11 @@ CASES = {
     "string leaf": (lambda: gl.jacobian(lambda p: p["w"])({"w": 1.0, "s": "a"}), TypeError, "args[0]['s'] is a str"),
     "second argument": (lambda: gl.gradient(lambda a, b: a * b, 1)(1.0, 2), TypeError, "args[1]"),
     "vector loss": (lambda: gl.gradient(jnp.sin)(X), TypeError, "shape (3,)"),
-    "pytree loss": (lambda: gl.value_and_gradient(lambda x: (x, x))(1.0), TypeError, "a pytree of 2 arrays"),
+    "pytree loss": (
+        lambda: gl.value_and_gradient(lambda x: (x, x))(1.0),
+        TypeError,
+        "a pytree of 2 arrays, [0] of shape (), [1] of shape (). Reduce",
+    ),
     "vector hvp": (lambda: gl.hvp(jnp.sin)(X, X), TypeError, "hvp needs"),
     "vector laplacian": (lambda: gl.laplacian(jnp.sin)(X), TypeError, "laplacian needs"),
     "vector steepest": (lambda: gl.steepest_direction(jnp.sin)(X), TypeError, "gradlab.jacobian"),

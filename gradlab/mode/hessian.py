@@ -46,7 +46,7 @@ def choose(f: Unary, x: PyTree, options: Options) -> Choice:
 
 def candidates(f: Unary, x: PyTree, options: Options) -> list[Candidate]:
     """Every mode of a Hessian that can be worth it, the preferred first."""
-    # Over a gradient in reverse mode, either direction takes n passes.
+    # Over a gradient in reverse mode either direction takes n passes; where f has more outputs, the prediction knows.
     margin = lambda mode: choice.ALIKE if mode == "reverse_over_reverse" else choice.MARGIN
     plain = [choice.plain(mode, nested(f, mode, options.chunk_size), margin(mode)) for mode in MIXTURES]
     few = Candidate("sparse", lambda: colored(f, x, options, screened=options.output == "dense"))
